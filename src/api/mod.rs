@@ -1,0 +1,1 @@
+//! Layer 3: what is said over the wire.

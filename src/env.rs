@@ -1,0 +1,1 @@
+//! Every environment variable, documented; the reference page is generated from this file.

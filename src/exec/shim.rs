@@ -1,0 +1,1 @@
+//! `sortie __shim`.

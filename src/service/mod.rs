@@ -1,0 +1,1 @@
+//! Layer 2: the use cases. Every protocol calls only these.
