@@ -54,7 +54,7 @@ impl FromStr for JobId {
             && text.chars().all(allowed)
             && !text.contains("..")
             && !text.ends_with('.')
-            && !text.ends_with(".lock");
+            && text.strip_suffix(".lock").is_none();
         if valid {
             Ok(Self(text.to_owned()))
         } else {

@@ -15,6 +15,7 @@ use super::JobSpec;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own in the file")]
 pub struct Policy {
     /// Patterns of repositories that may be checked out; `*` stands for any characters. Jobs
     /// without a repository are not concerned.

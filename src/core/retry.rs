@@ -17,7 +17,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { max_attempts: 3, base: Duration::from_secs(10), cap: Duration::from_secs(600) }
+        Self { max_attempts: 3, base: Duration::from_secs(10), cap: Duration::from_mins(10) }
     }
 }
 
@@ -63,19 +63,21 @@ impl RetryPolicy {
             Next::Again { state: State::Queued, delay, head: false, count: Count::Charged }
         };
         let failed = |count| Next::End { state: State::Failed, count };
-        let backoff = || self.backoff(self.base, self.cap, so_far.charged, random);
+        let charged_backoff = || backoff(self.base, self.cap, so_far.charged, random);
         match fault {
             Fault::AgentExit | Fault::Timeout | Fault::Idle => {
-                charged_again(self.max_attempts, backoff())
+                charged_again(self.max_attempts, charged_backoff())
             }
-            Fault::Oom | Fault::Context => charged_again(self.max_attempts.min(2), backoff()),
+            Fault::Oom | Fault::Context => {
+                charged_again(self.max_attempts.min(2), charged_backoff())
+            }
             Fault::Overloaded if so_far.overloaded + 1 > OVERLOADED_MAX => {
                 Next::End { state: State::Dead, count: Count::Overloaded }
             }
             Fault::Overloaded => Next::Again {
                 state: State::Queued,
                 delay: Duration::from_secs(30)
-                    + self.backoff(
+                    + backoff(
                         Duration::from_secs(30),
                         Duration::from_secs(870),
                         so_far.overloaded,
@@ -86,7 +88,7 @@ impl RetryPolicy {
             },
             Fault::RateLimited => Next::Again {
                 state: State::Deferred,
-                delay: Duration::from_secs(60),
+                delay: Duration::from_mins(1),
                 head: false,
                 count: Count::Nothing,
             },
@@ -97,7 +99,7 @@ impl RetryPolicy {
             // from spinning.
             Fault::Workspace | Fault::Spawn => Next::Again {
                 state: State::Queued,
-                delay: self.backoff(
+                delay: backoff(
                     Duration::from_millis(100),
                     Duration::from_secs(30),
                     so_far.infrastructure,
@@ -119,11 +121,11 @@ impl RetryPolicy {
             }
         }
     }
+}
 
-    fn backoff(&self, base: Duration, cap: Duration, failures: u32, random: f64) -> Duration {
-        let whole = base.saturating_mul(2_u32.saturating_pow(failures.min(30))).min(cap);
-        whole.mul_f64(random.clamp(0.0, 1.0))
-    }
+fn backoff(base: Duration, cap: Duration, failures: u32, random: f64) -> Duration {
+    let whole = base.saturating_mul(2_u32.saturating_pow(failures.min(30))).min(cap);
+    whole.mul_f64(random.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]

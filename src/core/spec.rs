@@ -110,6 +110,7 @@ pub enum Publish {
     Branch,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }

@@ -42,7 +42,8 @@ pub trait Store: Send + Sync + 'static {
     // ── workers ──
     /// Makes a worker known. Leases of workers in `gone`, which the caller knows to be dead, and
     /// of older incarnations of the same exclusive pod are taken back at once (P14). Answers how many jobs
-    /// were taken back. Repeating it refreshes the record.
+    /// were taken back. Repeating it refreshes the record. [`Kind::Misconfigured`]: a newer incarnation took
+    /// over the pod's name, this one has nothing left and must end.
     async fn register(&self, worker: &WorkerRecord, gone: &[WorkerId]) -> Result<usize>;
     /// Ends attempts and claims new ones, in one round trip (P13).
     async fn exchange(&self, exchange: &Exchange) -> Result<Exchanged>;
@@ -147,7 +148,8 @@ pub struct WorkerRecord {
     pub pid: u32,
     /// Start time of the process in clock ticks since boot (`/proc/<pid>/stat` field 22).
     pub pid_started: u64,
-    /// Set by the store.
+    /// When it was first registered, by the store's clock. 0 in a first registration: only that one
+    /// may displace another incarnation of an exclusive pod.
     pub started_at_ms: u64,
     /// Milliseconds since the last heartbeat. Set by the store.
     pub silent_ms: u64,
@@ -352,7 +354,7 @@ pub enum Found {
 }
 
 /// Which jobs to list. An empty field does not restrict.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Query {
     pub states: Vec<State>,
     pub repo: Option<String>,
@@ -430,7 +432,7 @@ pub struct Stats {
     /// Everything counted since the store was made: `submitted`, `adopted`, `claimed`, `reaped`,
     /// `stale`, `duplicate`, `bad`, and one for each terminal state.
     pub totals: BTreeMap<String, u64>,
-    /// Age of the job that has waited longest, of those that are opened.
+    /// Age of the opened job that runs next.
     pub oldest_ms: Option<u64>,
 }
 
@@ -475,8 +477,8 @@ impl Default for Terms {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(30),
-            job_ttl: Duration::from_secs(86_400),
-            dead_ttl: Duration::from_secs(30 * 86_400),
+            job_ttl: Duration::from_hours(24),
+            dead_ttl: Duration::from_hours(30 * 24),
             history: 1_000_000,
         }
     }

@@ -1,0 +1,95 @@
+//! The scripts: one per transition, each a file in `lua/` behind the shared `prelude.lua`. A script's
+//! SHA-1 is its version, so workers of different versions can share a queue.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, ToRedisArgs};
+
+use super::keys::Keys;
+use crate::store::Terms;
+
+macro_rules! script {
+    ($name:ident, $($file:literal),+) => {
+        pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(concat!(include_str!("lua/prelude.lua"), $(include_str!($file)),+)));
+    };
+}
+
+script!(SUBMIT, "lua/adopt.lua", "lua/submit.lua");
+script!(EXCHANGE, "lua/adopt.lua", "lua/exchange.lua");
+script!(BEAT, "lua/beat.lua");
+script!(REGISTER, "lua/register.lua");
+script!(APPEND, "lua/append.lua");
+script!(LOCK, "lua/lock.lua");
+script!(CHANGE, "lua/adopt.lua", "lua/change.lua");
+script!(CONTROL, "lua/control.lua");
+script!(BAD, "lua/bad.lua");
+script!(FSCK, "lua/fsck.lua");
+
+/// A script and the SHA-1 under which a server knows it.
+pub(super) struct Script {
+    pub(super) code: &'static str,
+    hash: String,
+}
+
+impl Script {
+    fn new(code: &'static str) -> Self {
+        Self { code, hash: redis::Script::new(code).get_hash().to_owned() }
+    }
+}
+
+/// One call of a script, to be sent as often as it takes.
+pub(super) struct Call {
+    pub(super) script: &'static Script,
+    pub(super) command: Cmd,
+}
+
+impl Call {
+    /// A call with the arguments that every script has: the two keys and the terms.
+    pub(super) fn new(script: &'static LazyLock<Script>, keys: &Keys, terms: &Terms) -> Self {
+        let script: &'static Script = script;
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&script.hash).arg(2).arg(&keys.queue).arg(keys.of("meta"));
+        for term in [terms.lease, terms.job_ttl, terms.dead_ttl] {
+            command.arg(millis(term));
+        }
+        Self { script, command }
+    }
+
+    pub(super) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    pub(super) fn push(&mut self, argument: impl ToRedisArgs) {
+        self.command.arg(argument);
+    }
+}
+
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use crate::core::spec;
+
+    /// What `adopt.lua` lets through is what [`spec::JobSpec`] knows.
+    #[test]
+    fn adopt_knows_the_fields_of_a_job() {
+        let lua = include_str!("lua/adopt.lua");
+        let table = lua.split("local FIELDS = {").nth(1).unwrap().split('}').next().unwrap();
+        let in_lua: BTreeSet<_> = table
+            .split(',')
+            .filter_map(|field| field.split('=').next())
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .collect();
+        let schema = spec::json_schema();
+        let in_rust: BTreeSet<_> =
+            schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(in_lua, in_rust);
+    }
+}
