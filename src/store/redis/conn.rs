@@ -258,7 +258,8 @@ impl Link {
     /// Sends a command once.
     pub(super) async fn once(&self, command: &Cmd) -> RedisResult<Value> {
         let (mut connection, number) = self.connection().await?;
-        let answer = connection.req_packed_command(command).await;
+        // redis-rs hands an error of the server over as a value.
+        let answer = connection.req_packed_command(command).await.and_then(Value::extract_error);
         self.note(number, answer.as_ref().map(|_| ()));
         answer
     }
@@ -330,10 +331,11 @@ impl Call {
 
     /// Runs the script on any connection, once.
     pub(super) async fn on(&self, connection: &mut impl ConnectionLike) -> RedisResult<Value> {
-        match connection.req_packed_command(&self.command).await {
+        let answer = connection.req_packed_command(&self.command).await;
+        match answer.and_then(Value::extract_error) {
             Err(error) if is_unknown_script(&error) => {
-                connection.req_packed_command(&self.load()).await?;
-                connection.req_packed_command(&self.command).await
+                connection.req_packed_command(&self.load()).await?.extract_error()?;
+                connection.req_packed_command(&self.command).await?.extract_error()
             }
             answer => answer,
         }

@@ -144,7 +144,9 @@ impl RedisStore {
             Calls::Own(link) => link.once(command).await,
             Calls::Pool(pool) => {
                 let mut connection = pool.get().await.map_err(|error| self.no_connection(error))?;
-                redis::aio::ConnectionLike::req_packed_command(&mut connection, command).await
+                redis::aio::ConnectionLike::req_packed_command(&mut connection, command)
+                    .await
+                    .and_then(Value::extract_error)
             }
         };
         conn::parse(answer.map_err(|error| self.address.explain(error))?)

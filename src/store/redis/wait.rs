@@ -98,7 +98,7 @@ impl Waits {
             wait + PATIENCE,
             redis::aio::ConnectionLike::req_packed_command(&mut connection, command),
         );
-        let answer = answer.await.map_err(|_| no_answer())??;
+        let answer = answer.await.map_err(|_| no_answer())??.extract_error()?;
         self.tails.lock().expect("no code panics while it holds the lock").push(connection);
         Ok(answer)
     }
