@@ -1,1 +1,3 @@
 //! Layer 4: the command line.
+
+pub mod bench;
