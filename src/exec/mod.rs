@@ -2,13 +2,22 @@
 //! (`shim.rs`), which starts the agent and outlives neither it nor the worker.
 
 use std::collections::BTreeMap;
+use std::io::{PipeWriter, Write};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
 
+mod agent;
 pub mod local;
 pub mod shim;
+pub mod stale;
+mod tree;
+mod wire;
+
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -31,9 +40,14 @@ pub struct Request {
 }
 
 /// A started process tree. Dropping it kills the tree.
+#[derive(Debug)]
 pub struct Running {
     /// What the processes write; closes a bounded time after the process has exited.
     pub output: mpsc::Receiver<Chunk>,
+    pid: u32,
+    /// The writing end of the supervisor's standard input, non-blocking. Its end kills the tree.
+    lifeline: Mutex<Option<PipeWriter>>,
+    exit: watch::Receiver<Option<Exit>>,
 }
 
 /// Some output.
@@ -44,18 +58,28 @@ pub struct Chunk {
 }
 
 /// How the process ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
     /// Processes that were still there after the leader's exit, and were killed.
     pub leaked: u32,
-    /// The program could not be started: why.
-    pub not_started: Option<String>,
+    /// The program was never started: why. `code` and `signal` are then empty.
+    pub not_started: Option<NotStarted>,
     /// CPU time of the tree in microseconds.
     pub cpu_us: u64,
     /// Largest resident set of one process of the tree, in KiB.
     pub max_rss_kib: u64,
+}
+
+/// Why a program was never started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotStarted {
+    /// For a person: what, why, what next.
+    pub reason: String,
+    /// Whether this host is to blame (no memory, no processes, no lease) and another attempt may
+    /// work. Otherwise the request is: no such program, not executable, arguments too large.
+    pub is_infrastructure: bool,
 }
 
 /// The supervisor could not be started (fork, file, or an argument no kernel takes).
@@ -72,20 +96,56 @@ pub enum Error {
 }
 
 impl Running {
-    /// The lease holds until `until`: thaws the tree if it was frozen for an older deadline.
-    pub fn extend(&self, _until: Instant) {
-        unimplemented!()
+    /// Process id of the supervisor, for logs.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
-    /// Asks the process to end: SIGINT, then SIGTERM, then SIGKILL to all of it within the grace.
+
+    /// The lease holds until `until`: thaws the tree if it was frozen for an older deadline. An
+    /// earlier instant than a former one changes nothing.
+    pub fn extend(&self, until: Instant) {
+        // What a supervisor that reads nothing misses, the next call says again.
+        let _may_be_missed = self.tell(wire::Order::Lease(local::until_ns(until)));
+    }
+
+    /// Asks the process to end: SIGINT to its group at once, SIGTERM to all of the tree after a
+    /// third of the grace, SIGKILL after the grace. Without a lease (or when it ends meanwhile) it
+    /// is SIGKILL at once, because a process that ends politely is one that runs.
     pub fn stop(&self) {
-        unimplemented!()
+        self.insist(wire::Order::Stop);
     }
+
     /// SIGKILL to the whole tree.
     pub fn kill(&self) {
-        unimplemented!()
+        self.insist(wire::Order::Kill);
     }
-    /// Waits until the leader has exited and nothing of the tree is left. Cancel-safe.
+
+    /// Waits until the leader has exited and nothing of the tree is left. Cancel-safe, and may be
+    /// called again.
     pub async fn exit(&mut self) -> Exit {
-        unimplemented!()
+        match self.exit.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(exit)) => exit.clone(),
+            // The task that waits is gone only with the runtime, and the lifeline with it.
+            _ => Exit { signal: Some(SIGKILL), ..Exit::default() },
+        }
+    }
+
+    /// Writes one order, without waiting: the pipe has room for thousands of them.
+    fn tell(&self, order: wire::Order) -> std::io::Result<()> {
+        let lifeline = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*lifeline {
+            // An order is smaller than PIPE_BUF, so it is written whole or not at all.
+            Some(pipe) => (&mut &*pipe).write_all(order.to_string().as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// An order that must not get lost: if it cannot be written, the end of the lifeline, which
+    /// kills everything, says what is left to say.
+    fn insist(&self, order: wire::Order) {
+        if self.tell(order).is_err() {
+            drop(self.lifeline.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 }
