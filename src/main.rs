@@ -1,3 +1,5 @@
+//! The program. Everything it does is in the library, where tests can reach it.
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -5,5 +7,5 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "__shim") {
         return sortie::exec::shim::main();
     }
-    ExitCode::SUCCESS
+    sortie::cli::main()
 }

@@ -1,1 +1,3 @@
 //! Layer 3: what is said over the wire.
+
+pub mod wire;
