@@ -57,7 +57,9 @@ impl RetryPolicy {
         let charged_again = |allowed: u32, delay: Duration| {
             let failures = so_far.charged + 1;
             if failures >= allowed {
-                let state = if allowed < self.max_attempts { State::Failed } else { State::Dead };
+                // Where no retry was wanted, none was exhausted: the job said no.
+                let is_final = self.max_attempts == 1 || allowed < self.max_attempts;
+                let state = if is_final { State::Failed } else { State::Dead };
                 return Next::End { state, count: Count::Charged };
             }
             Next::Again { state: State::Queued, delay, head: false, count: Count::Charged }
@@ -174,6 +176,15 @@ mod tests {
             let Next::Again { head, count, .. } = after(fault, worn) else { panic!("{fault}") };
             assert!(head && count != Count::Charged, "{fault}");
         }
+    }
+
+    #[test]
+    fn a_job_that_is_not_to_be_retried_fails() {
+        let once = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
+        assert_eq!(
+            once.decide(Fault::AgentExit, &Counters::default(), 1.0),
+            Next::End { state: State::Failed, count: Count::Charged }
+        );
     }
 
     #[test]

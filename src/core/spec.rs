@@ -76,7 +76,8 @@ pub struct JobSpec {
     #[serde(default, alias = "timeout", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_678_400))]
     pub timeout_s: Option<u64>,
-    /// How many failures the job may be blamed for before it is dead. Default: the profile's.
+    /// How many failures the job may be blamed for before it is given up. Default: 1 for a
+    /// `command` (its exit code is its answer), else the profile's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub max_attempts: Option<u32>,

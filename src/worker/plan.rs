@@ -44,8 +44,9 @@ pub(super) fn make(settings: &Settings, spec: &JobSpec) -> Result<Plan, String> 
     }
     let ceiling = settings.policy.max_timeout_s;
     let asked = spec.timeout_s.or(profile.timeout_s).or(ceiling).unwrap_or(TIMEOUT_S);
-    let attempts =
-        spec.max_attempts.or(profile.max_attempts).unwrap_or(settings.retry.max_attempts);
+    // The exit code of a plain command is its answer; an agent that failed may do better next time.
+    let usual = if spec.command.is_empty() { settings.retry.max_attempts } else { 1 };
+    let attempts = spec.max_attempts.or(profile.max_attempts).unwrap_or(usual);
     let env = profile.env.iter().chain(&spec.env);
     Ok(Plan {
         argv: argv.clone(),
