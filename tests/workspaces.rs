@@ -2,7 +2,10 @@
 //!
 //! Two `Git`s over one directory of pools stand for two pods.
 
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +15,7 @@ use sortie::git::{Checkout, Error, Git, RepoUrl};
 use tempfile::TempDir;
 
 const NOW: Duration = Duration::ZERO;
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 /// Runs git as a person would, without anybody's settings. Answers its output.
 fn git(dir: &Path, args: &[&str]) -> String {
@@ -48,7 +51,7 @@ impl World {
         git(dir.path(), &["init", "--quiet", "-b", "main", "author"]);
         git(&author, &["remote", "add", "origin", upstream.to_str().unwrap()]);
         let url = RepoUrl::parse(upstream.to_str().unwrap()).unwrap();
-        let git = Git::open(&dir.path().join("pools"), Duration::from_secs(60)).await.unwrap();
+        let git = Git::open(&dir.path().join("pools"), Duration::from_mins(1)).await.unwrap();
         let world = Self { dir, url, git };
         world.write("README", "one\ntwo\n");
         world.write(".gitignore", "ignored\n");
@@ -172,6 +175,66 @@ async fn repositories_that_cannot_be_had() {
     assert!(matches!(error, Error::Failed(_)), "{error}");
 }
 
+/// A server on loopback that answers every request with `answer`, or never answers. Answers a
+/// repository on it.
+fn server(answer: Option<&'static str>) -> RepoUrl {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut silent = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            match answer {
+                None => silent.push(stream),
+                Some(answer) => {
+                    let _request = stream.read(&mut [0; 4096]).unwrap();
+                    let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
+                    write!(stream, "HTTP/1.1 {answer}\r\n{end}").unwrap();
+                }
+            }
+        }
+    });
+    RepoUrl::parse(&format!("http://127.0.0.1:{port}/x.git")).unwrap()
+}
+
+#[tokio::test]
+async fn servers_that_refuse_or_know_nothing_or_never_answer() {
+    let world = World::new().await;
+    let refuses = server(Some("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\""));
+    let message = invalid(world.git.fetch(&refuses, 1).await);
+    assert!(message.contains("127.0.0.1 refused access"), "{message}");
+    assert!(message.contains("credential helper"), "{message}");
+    let ignorant = server(Some("404 Not Found"));
+    let message = invalid(world.git.fetch(&ignorant, 1).await);
+    assert!(message.contains("no such repository"), "{message}");
+    let failing = server(Some("502 Bad Gateway"));
+    let error = world.git.fetch(&failing, 1).await.unwrap_err();
+    assert!(matches!(&error, Error::Failed(message) if message.contains("502")), "{error}");
+
+    let silent = server(None);
+    let hasty = Git::open(&world.path("pools"), Duration::from_millis(500)).await.unwrap();
+    let error = hasty.fetch(&silent, 1).await.unwrap_err();
+    assert!(matches!(&error, Error::Failed(message) if message.contains("more than")), "{error}");
+    // And a call that is dropped takes its processes with it, too.
+    let dropped = tokio::time::timeout(Duration::from_millis(200), world.git.fetch(&silent, 2));
+    dropped.await.unwrap_err();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !processes_about(&silent.to_string()).is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", processes_about(&silent.to_string()));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Command lines of running processes that contain `text`.
+fn processes_about(text: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(text))
+        .collect()
+}
+
 /// Not a test: the process that the next test kills.
 #[tokio::test]
 #[ignore = "started by a_fetch_killed_anywhere_leaves_no_pool_or_a_whole_one"]
@@ -211,7 +274,7 @@ fn signal(pid: u32, signal: nix::sys::signal::Signal) {
 async fn a_fetch_killed_anywhere_leaves_no_pool_or_a_whole_one() {
     let world = World::new().await;
     for number in 0..300 {
-        world.write(&format!("file-{number}"), &format!("{}\n", number).repeat(2000));
+        world.write(&format!("file-{number}"), &format!("{number}\n").repeat(2000));
     }
     world.push_upstream("main", "much");
     let start = |fence: u64| {
@@ -237,7 +300,7 @@ async fn a_fetch_killed_anywhere_leaves_no_pool_or_a_whole_one() {
         let newest = world.push_upstream("main", &format!("round {round}"));
         let mut child = start(10 + 2 * round);
         // Not a wait for something: the point at which the pod dies.
-        std::thread::sleep(whole.mul_f64(fastrand::f64()));
+        tokio::time::sleep(whole.mul_f64(fastrand::f64())).await;
         kill_tree(child.id());
         interrupted += u32::from(!child.wait().unwrap().success());
 
@@ -265,8 +328,9 @@ async fn two_holders_of_a_lost_lock() {
             world.git.fetch(&world.url, 10 * round + 1),
             other.fetch(&world.url, 10 * round + 2),
         );
-        // The newer holder clears away what the older one was making: one of them may fail.
-        assert!(left.is_ok() || right.is_ok(), "{left:?} {right:?}");
+        // The newer holder may clear away what the older one is making, never the reverse.
+        right.unwrap();
+        assert!(matches!(left, Ok(()) | Err(Error::Failed(_))), "{left:?}");
         world.assert_pool_is_whole();
         let found = world.git.find(&world.url, Some("main"), LONG).await.unwrap();
         assert_eq!(found, Some(newest));
@@ -436,7 +500,7 @@ async fn an_object_with_a_false_name_does_not_get_into_the_pool() {
     fs::rename(object(&false_id), object(&id)).unwrap();
     fs::remove_file(other).unwrap();
 
-    world.git.checkpoint(&checkout, "job", 1).await.unwrap_err();
+    invalid(world.git.checkpoint(&checkout, "job", 1).await);
     assert!(!try_git(&world.pool(), &["cat-file", "-e", &id]).0);
     assert_eq!(world.git.newest_checkpoint(&world.url, "job").await.unwrap(), None);
     world.assert_pool_is_whole();

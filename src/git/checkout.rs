@@ -49,8 +49,8 @@ pub(super) async fn checkout(
     let git_dir = dir.join(".git");
     let doing = format!("cannot check out {start} of {url}");
     program
-        .call(Some(&git_dir), "reset")
-        .args(["--hard", "--quiet"])
+        .call_unsynced(&git_dir, "read-tree")
+        .args(["--reset", "-u", "HEAD"])
         .work_tree(dir)
         .run()
         .await
@@ -59,7 +59,7 @@ pub(super) async fn checkout(
         // Back to the agent's own last commit, with the files left as they are: what was
         // uncommitted is uncommitted again.
         program
-            .call(Some(&git_dir), "reset")
+            .call_unsynced(&git_dir, "reset")
             .args(["--mixed", "--quiet", &checkpoint.parent])
             .work_tree(dir)
             .run()
@@ -76,7 +76,9 @@ fn lay_out(pool: &Path, url: &RepoUrl, start: &str, dir: &Path, job: &str) -> io
     }
     fs::create_dir(dir)?;
     let git_dir = dir.join(".git");
-    for folder in ["objects/info", "objects/pack", "refs/heads/sortie", "refs/tags", "info"] {
+    // No more files and directories than git, and tools that write `info/exclude`, need: on some
+    // disks two of them cost as much as a process.
+    for folder in ["objects/info", "refs", "info"] {
         fs::create_dir_all(git_dir.join(folder))?;
     }
     // An identity, because an agent's first commit would fail without one.
@@ -90,9 +92,13 @@ fn lay_out(pool: &Path, url: &RepoUrl, start: &str, dir: &Path, job: &str) -> io
     fs::write(git_dir.join("config"), config)?;
     let objects = pool.join("objects");
     fs::write(git_dir.join("objects/info/alternates"), format!("{}\n", objects.display()))?;
-    // Upstream's branches and tags, as of the last fetch (`pool.rs` keeps all of them in one file).
-    fs::copy(pool.join("packed-refs"), git_dir.join("packed-refs"))?;
-    fs::write(git_dir.join("refs/heads/sortie").join(job), format!("{start}\n"))?;
+    // The job's branch, and upstream's branches and tags as of the last fetch: `pool.rs` keeps all
+    // of them in one file, which is sorted.
+    let upstream = fs::read_to_string(pool.join("packed-refs"))?;
+    let names = upstream.find('\n').filter(|_| upstream.starts_with('#')).map_or(0, |end| end + 1);
+    let (header, upstream) = upstream.split_at(names);
+    let refs = format!("{header}{start} refs/heads/sortie/{job}\n{upstream}");
+    fs::write(git_dir.join("packed-refs"), refs)?;
     fs::write(git_dir.join("HEAD"), format!("ref: refs/heads/sortie/{job}\n"))
 }
 

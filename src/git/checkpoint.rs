@@ -1,13 +1,13 @@
 //! What an agent has made, taken out of its repository without believing anything in it.
 //!
-//! An agent can write to its own `.git`: hooks, a file monitor, filters, external diffs, aliases, an
-//! ssh command, a credential helper, addresses rewritten by `insteadOf`. Git run there by us would
-//! run what it finds, with our rights. So it is not run there. A scratch repository of our own, which borrows the
-//! objects of both the pool and the job, has a configuration that we wrote; git reads the job's files
-//! through it. Of the job's `.git` are used, as data: objects, the commit that HEAD names, a copy of
-//! the index (which files are tracked and unchanged), and `info/exclude`. HEAD is read by
-//! `git rev-parse`, which runs nothing; submodules are taken out of the copied index, because git
-//! would run itself in them.
+//! An agent can write to its own `.git`: hooks, a file monitor, filters, external diffs, aliases,
+//! an ssh command, a credential helper, addresses rewritten by `insteadOf`. Git run there by us
+//! would run what it finds, with our rights. So it is not run there. A scratch repository of our
+//! own, which borrows the objects of both the pool and the job, has a configuration that we wrote;
+//! git reads the job's files through it. Of the job's `.git` are used, as data: objects, the commit
+//! that HEAD names, a copy of the index (which files are tracked and unchanged), and
+//! `info/exclude`. HEAD is read by `git rev-parse`, which runs nothing; submodules are taken out of
+//! the copied index, because git would run itself in them.
 //!
 //! The commit then goes into the pool by `git fetch`, which computes the names of all objects anew
 //! and checks that nothing is missing: an agent cannot smuggle a false object into what others use.
@@ -73,7 +73,7 @@ pub(super) async fn checkpoint(
     let commit = snapshot.commit(program, checkout, &message).await?;
     // Only this attempt writes this ref, and one call after the other: a lock is a dead one's.
     let _absent = fs::remove_file(pool.join(format!("{name}.lock")));
-    snapshot.into_pool(program, pool, checkout, &commit, Some(&name)).await?;
+    snapshot.give_to_pool(program, pool, checkout, &commit, Some(&name)).await?;
     Ok(name)
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn take(
     if !is_real {
         return Err(ruined(".git is not a directory any more"));
     }
-    let head = program.call(Some(&git_dir), "rev-parse").args(["--verify", "--quiet", "HEAD"]);
+    let head = program.call_unsynced(&git_dir, "rev-parse").args(["--verify", "--quiet", "HEAD"]);
     let head = match head.text().await {
         Ok(head) if inspect::is_full_id(&head) => head,
         Ok(_) => return Err(ruined("HEAD is not a commit")),
@@ -110,14 +110,14 @@ pub(super) async fn take(
     let head_tree = head_tree.ok_or_else(|| ruined("the commit of HEAD is missing"))?;
     let index = scratch.git_dir.join("index");
     if !has_index {
-        let read = program.call(Some(&scratch.git_dir), "read-tree").arg(&head_tree);
+        let read = program.call_unsynced(&scratch.git_dir, "read-tree").arg(&head_tree);
         read.run().await.map_err(|failure| ruined(&failure.cause()))?;
     }
     let submodules = {
         let index = index.clone();
         blocking(move || inspect::take_submodules(&index).map_err(|e| ruined(e.message()))).await?
     };
-    let mut add = program.call(Some(&scratch.git_dir), "add").work_tree(&checkout.path);
+    let mut add = program.call_unsynced(&scratch.git_dir, "add").work_tree(&checkout.path);
     add = add.args(["--all", "--ignore-errors", "--", "."]);
     match add.run().await {
         Ok(_) => {}
@@ -136,7 +136,7 @@ pub(super) async fn take(
         })
         .await?;
     }
-    let tree = program.call(Some(&scratch.git_dir), "write-tree").text().await;
+    let tree = program.call_unsynced(&scratch.git_dir, "write-tree").text().await;
     let tree = tree.map_err(|failure| match failure.code() {
         Some(_) => ruined(&failure.cause()),
         None => failure.explain("cannot write the tree of the checkout"),
@@ -155,7 +155,7 @@ impl Snapshot {
         let file = self.scratch.git_dir.join("message");
         fs::write(&file, message)
             .map_err(|error| Error::Failed(format!("cannot write {}: {error}", file.display())))?;
-        let mut call = program.call(Some(&self.scratch.git_dir), "commit-tree");
+        let mut call = program.call_unsynced(&self.scratch.git_dir, "commit-tree");
         for who in ["AUTHOR", "COMMITTER"] {
             call = call.env(&format!("GIT_{who}_NAME"), "Sortie");
             call = call.env(&format!("GIT_{who}_EMAIL"), "sortie@localhost");
@@ -168,7 +168,7 @@ impl Snapshot {
     }
 
     /// Copies `commit`, and all that it needs, into the pool; there `name` will name it.
-    pub(super) async fn into_pool(
+    pub(super) async fn give_to_pool(
         &self,
         program: &Program,
         pool: &Path,
@@ -176,10 +176,9 @@ impl Snapshot {
         commit: &str,
         name: Option<&str>,
     ) -> Result<(), Error> {
-        let branch = self.scratch.git_dir.join("refs/heads/snapshot");
-        fs::write(&branch, format!("{commit}\n")).map_err(|error| {
-            Error::Failed(format!("cannot write {}: {error}", branch.display()))
-        })?;
+        let refs = self.scratch.git_dir.join("packed-refs");
+        fs::write(&refs, format!("{commit} refs/heads/snapshot\n"))
+            .map_err(|error| Error::Failed(format!("cannot write {}: {error}", refs.display())))?;
         program
             .call(Some(pool), "fetch")
             .args(["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--"])
@@ -188,7 +187,8 @@ impl Snapshot {
             .run()
             .await
             .map_err(|failure| match failure.code() {
-                // Git found that the job's objects are not what they should be, or the disk is full.
+                // Git found that the job's objects are not what they should be, or the disk is
+                // full.
                 Some(_)
                     if [
                         "missing",
@@ -209,7 +209,8 @@ impl Snapshot {
 }
 
 impl Scratch {
-    /// Makes a scratch repository beside `checkout`. Answers whether it has a copy of the job's index.
+    /// Makes a scratch repository beside `checkout`. Answers whether it has a copy of the job's
+    /// index.
     fn make(pool: &Path, checkout: &Path) -> Result<(Self, bool), Error> {
         let parent = checkout.parent().unwrap_or(checkout);
         let git_dir = parent.join(format!(".sortie-git-{:016x}", fastrand::u64(..)));
@@ -223,7 +224,7 @@ impl Scratch {
     }
 
     fn fill(&self, pool: &Path, of_job: &Path) -> io::Result<()> {
-        for folder in ["objects/info", "objects/pack", "refs/heads", "info"] {
+        for folder in ["objects/info", "refs"] {
             fs::create_dir_all(self.git_dir.join(folder))?;
         }
         fs::write(self.git_dir.join("HEAD"), "ref: refs/heads/snapshot\n")?;

@@ -36,10 +36,9 @@ const KEPT: [&str; 8] = [
     "GIT_SSL_CAINFO",
     "GIT_SSL_NO_VERIFY",
 ];
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 11] = [
     "advice.addEmbeddedRepo=false",
     "core.fsmonitor=false",
-    "core.fsync=committed",
     "core.hooksPath=/dev/null",
     "core.untrackedCache=false",
     "fetch.recurseSubmodules=false",
@@ -106,9 +105,20 @@ impl Program {
         Ok(program)
     }
 
-    /// A call of the subcommand `name` in the repository `git_dir`. Naming the directory keeps git
-    /// from searching for one, and from refusing one that another user made.
+    /// A call of the subcommand `name` in a pool, or in none: what git writes is synced to disk.
     pub(super) fn call(&self, git_dir: Option<&Path>, name: &str) -> Call {
+        self.prepare(git_dir, name, "core.fsync=committed")
+    }
+
+    /// A call of the subcommand `name` in a repository that nobody will look for after a crash of
+    /// the host.
+    pub(super) fn call_unsynced(&self, git_dir: &Path, name: &str) -> Call {
+        self.prepare(Some(git_dir), name, "core.fsync=none")
+    }
+
+    /// Naming the repository keeps git from searching for one, and from refusing one that another
+    /// user made.
+    fn prepare(&self, git_dir: Option<&Path>, name: &str, fsync: &str) -> Call {
         let mut command = Command::new(&self.path);
         for (name, _) in std::env::vars_os() {
             let is_ours = name.to_str().is_some_and(|name| KEPT.contains(&name));
@@ -131,6 +141,7 @@ impl Program {
         for setting in SETTINGS {
             command.args(["-c", setting]);
         }
+        command.args(["-c", fsync]);
         command.arg(name).current_dir("/").process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Call { command, name: name.to_owned(), timeout: self.timeout }
@@ -164,8 +175,8 @@ impl Call {
         Ok(String::from_utf8_lossy(output.trim_ascii_end()).into_owned())
     }
 
-    /// Makes the call. Answers what git wrote to standard output, of which 64 KiB are kept. Dropping
-    /// the future kills git and all that it started.
+    /// Makes the call. Answers what git wrote to standard output, of which 64 KiB are kept.
+    /// Dropping the future kills git and all that it started.
     pub(super) async fn run(mut self) -> Result<Vec<u8>, Failure> {
         let started = std::time::Instant::now();
         let mut child = self.command.spawn().map_err(Failure::Start)?;
@@ -306,9 +317,11 @@ impl Failure {
                 let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
                 let line = lines()
                     .find(|line| {
-                        ["fatal: ", "error: ", "ERROR: "].iter().any(|p| line.starts_with(p))
+                        ["fatal: ", "error: ", "ERROR: ", "ssh: "]
+                            .iter()
+                            .any(|p| line.starts_with(p))
                     })
-                    .or_else(|| lines().last());
+                    .or_else(|| lines().next_back());
                 match (line, code) {
                     (Some(line), _) => line.chars().take(300).collect(),
                     (None, Some(code)) => format!("git exited with code {code}"),

@@ -70,8 +70,8 @@ pub struct Changes {
 
 impl Git {
     /// `pools`: directory of the object pools (shared by all workers of a host or fleet); made if
-    /// missing. `timeout`: limit of one git call, a first clone included. [`Error::Failed`] when there is no
-    /// usable git.
+    /// missing. `timeout`: limit of one git call, a first clone included. [`Error::Failed`] when
+    /// there is no usable git.
     pub async fn open(pools: &Path, timeout: Duration) -> Result<Self, Error> {
         let program = cli::Program::find(timeout).await?;
         let wanted = pools.to_owned();
@@ -110,9 +110,9 @@ impl Git {
         pool::fetch(&self.program, self.pools.join(url.key()), url, fence).await
     }
 
-    /// The commit that `reference` names in the pool as it is, however old. [`Error::Invalid`], with
-    /// the names that come near, when there is none: what to say when `find` finds nothing even
-    /// after a fetch.
+    /// The commit that `reference` names in the pool as it is, however old. [`Error::Invalid`],
+    /// with the names that come near, when there is none: what to say when `find` finds nothing
+    /// even after a fetch.
     pub async fn resolve(&self, url: &RepoUrl, reference: Option<&str>) -> Result<String, Error> {
         let (pool, reference) = (self.pool(url), reference.map(str::to_owned));
         let url = url.clone();
@@ -180,8 +180,8 @@ impl Git {
         checkout::checkout(&self.program, &self.pool(url), url, commit, dir, job, resume).await
     }
 
-    /// Commits the working tree as it is (nothing of it changes) to `refs/sortie/<job>/<attempt>` of
-    /// the pool. Answers the ref. May run while the agent works.
+    /// Commits the working tree as it is (nothing of it changes) to `refs/sortie/<job>/<attempt>`
+    /// of the pool. Answers the ref. May run while the agent works.
     pub async fn checkpoint(
         &self,
         checkout: &Checkout,

@@ -65,7 +65,7 @@ pub(super) async fn fetch(
     }
     let installed = {
         let (home, staging) = (home.clone(), staging.clone());
-        blocking(move || install(&home, &staging, fetched).map_err(|e| disk(&home, &e))).await
+        blocking(move || install(&home, &staging, &fetched).map_err(|e| disk(&home, &e))).await
     };
     discard(staging).await;
     installed
@@ -152,7 +152,7 @@ fn stage(home: &Path, url: &RepoUrl, fence: u64) -> io::Result<PathBuf> {
 
 /// Makes what was fetched visible: the staging repository becomes the pool, or its packs and refs
 /// go into the pool there is.
-fn install(home: &Path, staging: &Path, fetched: Fetched) -> io::Result<()> {
+fn install(home: &Path, staging: &Path, fetched: &Fetched) -> io::Result<()> {
     let pool = home.join("repo");
     let packs = staging.join("objects/pack");
     if !staging.join("packed-refs").exists() {

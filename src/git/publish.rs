@@ -33,7 +33,7 @@ pub(super) async fn commit_all(
         snapshot.head.clone()
     };
     if head != checkout.base {
-        snapshot.into_pool(program, pool, checkout, &head, None).await?;
+        snapshot.give_to_pool(program, pool, checkout, &head, None).await?;
     }
     let changes = describe(&snapshot, checkout, head).await?;
     Ok(Changes { is_dirty: false, ..changes })
@@ -74,7 +74,7 @@ pub(super) async fn push(
     let url = &checkout.url;
     program
         .call(Some(pool), "push")
-        .args(["--quiet", "--no-verify", "--", url.address()])
+        .args(["--quiet", "--no-verify", "--no-follow-tags", "--no-signed", "--", url.address()])
         .arg(format!("{force}{commit}:{target}"))
         .run()
         .await
