@@ -213,8 +213,7 @@ pub fn parsed<T: FromStr<Err: fmt::Display>>(value: &str) -> Result<T, String> {
 
 /// A length of time: `500ms`, `90s`, `10m`, `1h30m`, `2d`; a bare number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("{text:?} is not a length of time; write 500ms, 90s, 10m, 1h30m or 2d");
+    let wrong = || format!("{text:?} is not a length of time; write 500ms, 90s, 10m, 1h30m or 2d");
     if text.is_empty() {
         return Err(wrong());
     }
@@ -224,7 +223,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
         let after = &rest[digits..];
-        let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
+        let letters =
+            after.len() - after.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
         let unit_ms: u64 = match &after[..letters] {
             "ms" => 1,
             "s" => 1_000,

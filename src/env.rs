@@ -251,34 +251,30 @@ pub const OF_JOBS: &[(&str, &str)] = &[
 /// The reference page, in Markdown.
 #[must_use]
 pub fn reference() -> String {
-    let mut page = String::from(
+    let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+    let settings = SETTINGS.iter().map(|setting| {
+        let also = setting.also.map(|name| format!(", `{name}`")).unwrap_or_default();
+        let Variable { name, flag, key, default, meaning, .. } = setting;
+        let (flag, default) = (code(flag), code(default));
+        format!("| `{name}`{also} | {flag} | `{key}` | {default} | {meaning} |")
+    });
+    let table = |rows: &[(&str, &str)]| {
+        let rows = rows.iter().map(|(name, meaning)| format!("| `{name}` | {meaning} |"));
+        format!("| Variable | Meaning |\n| --- | --- |\n{}", rows.collect::<Vec<_>>().join("\n"))
+    };
+    format!(
         "# Environment\n\n\
          A flag wins over the environment, the environment over the configuration file\n\
          (`~/.config/sortie/config.toml`), the file over the default. An empty variable counts as\n\
          not set. `sortie config` shows every setting and where its value comes from.\n\n\
          ## Settings\n\n\
          | Variable | Flag | Key in the file | Default | Meaning |\n\
-         | --- | --- | --- | --- | --- |\n",
-    );
-    let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
-    for setting in SETTINGS {
-        let also = setting.also.map(|name| format!(", `{name}`")).unwrap_or_default();
-        page += &format!(
-            "| `{}`{also} | {} | `{}` | {} | {} |\n",
-            setting.name,
-            code(setting.flag),
-            setting.key,
-            code(setting.default),
-            setting.meaning,
-        );
-    }
-    for (title, rows) in [("Other variables", OTHERS), ("In a job's process", OF_JOBS)] {
-        page += &format!("\n## {title}\n\n| Variable | Meaning |\n| --- | --- |\n");
-        for (name, meaning) in rows {
-            page += &format!("| `{name}` | {meaning} |\n");
-        }
-    }
-    page
+         | --- | --- | --- | --- | --- |\n\
+         {}\n\n## Other variables\n\n{}\n\n## In a job's process\n\n{}\n",
+        settings.collect::<Vec<_>>().join("\n"),
+        table(OTHERS),
+        table(OF_JOBS),
+    )
 }
 
 #[cfg(test)]

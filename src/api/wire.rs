@@ -392,7 +392,8 @@ mod tests {
             offset: 9,
             text: "x".into(),
         });
-        let lines = [&state, &output].map(|one| serde_json::to_string(&LogEntry::from(one)).unwrap());
+        let lines =
+            [&state, &output].map(|one| serde_json::to_string(&LogEntry::from(one)).unwrap());
         assert_eq!(
             lines,
             [

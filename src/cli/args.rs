@@ -36,10 +36,10 @@ pub struct Cli {
 /// Flags of every subcommand.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
-    /// Redis to talk to [env: SORTIE_REDIS_URL, REDIS_URL] [default: redis://127.0.0.1:6379]
+    /// Redis to talk to [env: `SORTIE_REDIS_URL`, `REDIS_URL`] [default: <redis://127.0.0.1:6379>]
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub redis: Option<String>,
-    /// List in which jobs wait [env: SORTIE_QUEUE] [default: sortie:queue]
+    /// List in which jobs wait [env: `SORTIE_QUEUE`] [default: sortie:queue]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub queue: Option<String>,
     /// Form of what is printed on standard output
@@ -51,7 +51,7 @@ pub struct Global {
     /// Print only what was asked for: ids of submitted jobs, no progress
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
-    /// Colours in text [env: SORTIE_COLOR] [default: auto]
+    /// Colours in text [env: `SORTIE_COLOR`] [default: auto]
     #[arg(long, global = true, value_enum, value_name = "WHEN", help_heading = "Global options")]
     pub color: Option<Color>,
 }
@@ -163,10 +163,10 @@ pub enum Command {
     },
     /// Check that this host and the store are fit for work
     Doctor {
-        /// Directory for checkouts to look at [env: SORTIE_WORKTREES]
+        /// Directory for checkouts to look at [env: `SORTIE_WORKTREES`]
         #[arg(long, value_name = "DIR")]
         worktrees: Option<PathBuf>,
-        /// Directory for shared clones to look at [env: SORTIE_SHARED]
+        /// Directory for shared clones to look at [env: `SORTIE_SHARED`]
         #[arg(long, value_name = "DIR")]
         shared: Option<PathBuf>,
     },

@@ -8,7 +8,7 @@ use crate::api::wire::API_VERSION;
 use crate::core::{Job, State};
 use crate::store::Change;
 
-pub async fn run(context: &Context, ids: &[String]) -> Outcome {
+pub(super) async fn run(context: &Context, ids: &[String]) -> Outcome {
     let change = Change::Cancel { by: Context::asker() };
     each(context, ids, &change, |job, state| match (&job.worker, state) {
         _ if job.state.is_terminal() => format!("had ended already: {state}"),
@@ -34,7 +34,7 @@ struct Changed<'a> {
 
 /// Changes jobs one after the other. What cannot be done to one of them does not keep the others
 /// from it; the first failure decides the exit code.
-pub async fn each(
+pub(super) async fn each(
     context: &Context,
     ids: &[String],
     change: &Change,

@@ -16,7 +16,7 @@ struct Shown {
     variable: &'static str,
 }
 
-pub fn run(context: &Context) -> Outcome {
+pub(super) fn run(context: &Context) -> Outcome {
     let (printer, global) = (&context.printer, &context.global);
     let shown: Vec<_> = env::SETTINGS
         .iter()

@@ -14,7 +14,11 @@ use crate::store::{Check, Level};
 /// `--filter`-free local fetches with `core.fsync`, which came with 2.36.
 const GIT: (u32, u32) = (2, 36);
 
-pub async fn run(context: &Context, worktrees: Option<PathBuf>, shared: Option<PathBuf>) -> Outcome {
+pub(super) async fn run(
+    context: &Context,
+    worktrees: Option<PathBuf>,
+    shared: Option<PathBuf>,
+) -> Outcome {
     let printer = &context.printer;
     let mut checks = vec![git()];
     for (variable, flag) in [(&env::WORKTREES, worktrees), (&env::SHARED, shared)] {
@@ -76,7 +80,9 @@ fn directory(variable: &env::Variable, path: &Path) -> Check {
         .and_then(|()| std::fs::write(&probe, b"sortie"))
         .and_then(|()| std::fs::remove_file(&probe));
     match tried {
-        Ok(()) => Check { name, level: Level::Ok, message: format!("{} is writable", path.display()) },
+        Ok(()) => {
+            Check { name, level: Level::Ok, message: format!("{} is writable", path.display()) }
+        }
         Err(error) => {
             let (path, user) = (path.display(), nix::unistd::geteuid());
             let message = format!(

@@ -20,20 +20,21 @@ use crate::worker::{drain_within, identity};
 /// looked at again then.
 const LOOK: Duration = Duration::from_secs(2);
 
-pub async fn run(context: &Context, timeout: Duration, name: Option<&str>) -> Outcome {
+pub(super) async fn run(context: &Context, timeout: Duration, name: Option<&str>) -> Outcome {
     let printer = &context.printer;
     let deadline = Instant::now() + timeout;
     let jobs = context.connect().await?;
     let workers = jobs.workers().await?;
     let worker = match name {
         Some(name) => named(name, &workers)?,
-        None => match own(context, &workers)? {
-            Some(worker) => worker,
-            None => {
+        None => {
+            if let Some(worker) = own(context, &workers)? {
+                worker
+            } else {
                 printer.note("no worker of this pod is registered: there is nothing to drain")?;
                 return Ok(Exit::Success);
             }
-        },
+        }
     };
     let mut after = jobs.fleet_position().await?;
     let control = Control::Drain { worker: worker.clone(), within: drain_within(timeout) };
@@ -79,7 +80,8 @@ pub async fn run(context: &Context, timeout: Duration, name: Option<&str>) -> Ou
         return Ok(Exit::Success);
     }
     let count = words::count(handed_back.len(), "job");
-    printer.note(&format!("{pod} holds nothing and handed {count} back; others go on with them"))?;
+    printer
+        .note(&format!("{pod} holds nothing and handed {count} back; others go on with them"))?;
     for id in &handed_back {
         printer.line(id.as_str())?;
     }
@@ -141,14 +143,10 @@ fn own(context: &Context, workers: &[WorkerRecord]) -> Result<Option<WorkerId>, 
     match here.as_slice() {
         [one] => Ok(Some(one.id.clone())),
         [] if !pod.is_empty() => Ok(None),
-        [] => Err(Failure::usage("no worker runs on this host").next(format!(
-            "name one with --worker; known are: {}",
-            list(workers.iter())
-        ))),
-        several => Err(Failure::usage("several workers run on this host").next(format!(
-            "name one with --worker: {}",
-            list(several.iter().copied())
-        ))),
+        [] => Err(Failure::usage("no worker runs on this host")
+            .next(format!("name one with --worker; known are: {}", list(workers.iter())))),
+        several => Err(Failure::usage("several workers run on this host")
+            .next(format!("name one with --worker: {}", list(several.iter().copied())))),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::store::Entry;
 /// How long one wait for the next transition may take.
 const WAIT: Duration = Duration::from_secs(20);
 
-pub async fn run(context: &Context, follow: bool, tail: Option<usize>) -> Outcome {
+pub(super) async fn run(context: &Context, follow: bool, tail: Option<usize>) -> Outcome {
     let printer = &context.printer;
     let jobs = context.connect().await?;
     let mut after = String::from("0");
@@ -31,8 +31,11 @@ pub async fn run(context: &Context, follow: bool, tail: Option<usize>) -> Outcom
         return Ok(Exit::Success);
     }
     kept.iter().try_for_each(|entry| print(printer, entry))?;
+    if !follow {
+        return Ok(Exit::Success);
+    }
     // Ends with the process: an interrupt is the way to leave.
-    while follow {
+    loop {
         printer.flush()?;
         let entries = jobs.events(&after, Some(WAIT)).await?;
         if let Some(last) = entries.last() {
@@ -40,7 +43,6 @@ pub async fn run(context: &Context, follow: bool, tail: Option<usize>) -> Outcom
         }
         entries.iter().try_for_each(|entry| print(printer, entry))?;
     }
-    Ok(Exit::Success)
 }
 
 fn print(printer: &Printer, entry: &Entry) -> Result<(), Failure> {
@@ -56,17 +58,14 @@ fn print(printer: &Printer, entry: &Entry) -> Result<(), Failure> {
     };
     let worker = WorkerId::from_store(worker.as_str());
     let pod = if worker.pod().is_empty() { "-" } else { worker.pod() };
-    let mut line = format!(
-        "{}  {}  {}  {pod}  {attempt}",
+    let mut cells = vec![
         wire::time(entry.at_ms),
-        entry.job,
+        entry.job.to_string(),
         printer.tone(Tone::of(*state), state.as_str()),
-    );
-    if let Some(fault) = fault {
-        line += &format!("  {fault}");
-    }
-    if !message.is_empty() {
-        line += &format!("  {}", words::one_line(message));
-    }
-    printer.line(&line)
+        pod.to_owned(),
+        attempt.to_string(),
+    ];
+    cells.extend(fault.map(|fault| fault.to_string()));
+    cells.push(words::one_line(message));
+    printer.line(cells.join("  ").trim_end())
 }

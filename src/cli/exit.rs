@@ -27,7 +27,7 @@ pub enum Exit {
 }
 
 /// Code and meaning, in order.
-pub const TABLE: &[(Exit, &str)] = &[
+pub(super) const TABLE: &[(Exit, &str)] = &[
     (Exit::Success, "the job succeeded, or the command did what it was asked to"),
     (Exit::Failed, "the job failed, or the command could not do what it was asked to"),
     (Exit::Usage, "the command line, a setting or a file of jobs is wrong"),
@@ -89,16 +89,16 @@ impl From<Exit> for ExitCode {
 
 /// The reference page, in Markdown.
 #[must_use]
-pub fn reference() -> String {
-    let mut page = String::from("# Exit codes\n\nThey are stable: scripts may rely on them.\n\n");
-    page += "| Code | Meaning |\n| --- | --- |\n";
-    for (exit, meaning) in TABLE {
-        page += &format!("| {} | {meaning} |\n", exit.code());
-    }
-    page += "\n`run`, `wait` and `submit --wait` end as their job ends; of several jobs, as the first\n\
-             one (in the order given) that did not succeed. With `--agent-exit-code` the agent's own\n\
-             code is passed on, where the agent ended by itself.\n";
-    page
+pub(super) fn reference() -> String {
+    let rows = TABLE.iter().map(|(exit, meaning)| format!("| {} | {meaning} |", exit.code()));
+    format!(
+        "# Exit codes\n\nThey are stable: scripts may rely on them.\n\n\
+         | Code | Meaning |\n| --- | --- |\n{}\n\n\
+         `run`, `wait` and `submit --wait` end as their job ends; of several jobs, as the first\n\
+         one (in the order given) that did not succeed. With `--agent-exit-code` the agent's own\n\
+         code is passed on, where the agent ended by itself.\n",
+        rows.collect::<Vec<_>>().join("\n")
+    )
 }
 
 /// Why a command could not do what it was asked to: what and why, and what to do next.
@@ -171,8 +171,9 @@ impl From<store::Error> for Failure {
                     failure.next(format!("`sortie cancel {id}` ends it first"))
                 }
             }
-            store::Error::Fenced(_) | store::Error::Corrupt(_) => Self::new(Exit::Failed, message)
-                .next("`sortie fsck` checks the store's records"),
+            store::Error::Fenced(_) | store::Error::Corrupt(_) => {
+                Self::new(Exit::Failed, message).next("`sortie fsck` checks the store's records")
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::args::Output;
 use super::printer::Tone;
 use super::{Context, Exit, Failure, Outcome, bench};
 
-pub async fn run(context: &Context, parts: &[String]) -> Outcome {
+pub(super) async fn run(context: &Context, parts: &[String]) -> Outcome {
     let printer = &context.printer;
     let report = bench::run(parts, |part| {
         // Progress that cannot be printed changes no figure.
@@ -19,7 +19,8 @@ pub async fn run(context: &Context, parts: &[String]) -> Outcome {
         printer.document(&report)?;
         return Ok(Exit::Success);
     }
-    let number = |number: Option<f64>| number.map_or(String::new(), |number| format!("{number:.2}"));
+    let number =
+        |number: Option<f64>| number.map_or(String::new(), |number| format!("{number:.2}"));
     let rows: Vec<_> = report
         .figures
         .iter()
@@ -39,7 +40,8 @@ pub async fn run(context: &Context, parts: &[String]) -> Outcome {
             ]
         })
         .collect();
-    printer.note(&format!("{} on {} cores, Redis {}", report.version, report.cores, report.redis))?;
+    printer
+        .note(&format!("{} on {} cores, Redis {}", report.version, report.cores, report.redis))?;
     printer.table(&["FIGURE", "VALUE", "P99", "PINGS", "TARGET", "VERDICT"], &rows)?;
     Ok(Exit::Success)
 }

@@ -3,7 +3,7 @@
 use super::args::Output;
 use super::{Context, Exit, Outcome};
 
-pub async fn run(context: &Context) -> Outcome {
+pub(super) async fn run(context: &Context) -> Outcome {
     let printer = &context.printer;
     let problems = context.connect().await?.store().fsck().await?;
     let exit = if problems.is_empty() { Exit::Success } else { Exit::Failed };

@@ -15,7 +15,7 @@ struct Swept {
     workers: u64,
 }
 
-pub async fn run(context: &Context, dry_run: bool) -> Outcome {
+pub(super) async fn run(context: &Context, dry_run: bool) -> Outcome {
     let printer = &context.printer;
     let swept = context.connect().await?.store().sweep(dry_run).await?;
     if printer.format() == Output::Text {

@@ -27,7 +27,7 @@ standard input, and its path is in `SORTIE_PROMPT_FILE`.
 counted under the profile `command`.
 "#;
 
-pub fn run(context: &Context, about: &[String]) -> Outcome {
+pub(super) fn run(context: &Context, about: &[String]) -> Outcome {
     let printer = &context.printer;
     match about {
         [] => printer.text(&Cli::command().render_long_help().to_string())?,
@@ -47,8 +47,11 @@ fn of_command(words: &[String]) -> Result<String, Failure> {
     let mut current = &mut command;
     for word in words {
         let Some(next) = current.find_subcommand_mut(word) else {
-            return Err(Failure::usage(format!("there is no command or topic {:?}", words.join(" ")))
-                .next(format!("`sortie help` lists the commands; topics are: {TOPICS}")));
+            return Err(Failure::usage(format!(
+                "there is no command or topic {:?}",
+                words.join(" ")
+            ))
+            .next(format!("`sortie help` lists the commands; topics are: {TOPICS}")));
         };
         current = next;
     }
@@ -56,15 +59,14 @@ fn of_command(words: &[String]) -> Result<String, Failure> {
 }
 
 fn states() -> String {
-    let mut page = String::from("# States of a job\n\n");
-    for state in State::ALL {
-        page += &format!("    {:<12}{}\n", state.as_str(), meaning(state));
-    }
-    page += "\nAn attempt that does not succeed has a fault, which decides what happens next:\n\n";
-    for fault in Fault::ALL {
-        page += &format!("    {:<14}{}\n", fault.as_str(), what_follows(fault));
-    }
-    page
+    let states = State::ALL.map(|state| format!("    {state:<14}{}", meaning(state)));
+    let faults = Fault::ALL.map(|fault| format!("    {fault:<14}{}", what_follows(fault)));
+    format!(
+        "# States of a job\n\n{}\n\n\
+         An attempt that does not succeed has a fault, which decides what happens next:\n\n{}\n",
+        states.join("\n"),
+        faults.join("\n")
+    )
 }
 
 const fn meaning(state: State) -> &'static str {

@@ -6,13 +6,13 @@ use super::exit::{Exit, Failure};
 
 /// The signals that end waiting. From its creation on they no longer end the process by themselves.
 #[derive(Debug)]
-pub struct Interrupt {
+pub(super) struct Interrupt {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Interrupt {
-    pub fn new() -> Result<Self, Failure> {
+    pub(super) fn new() -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
                 Failure::new(Exit::Failed, format!("cannot listen for signals: {error}"))
@@ -25,7 +25,7 @@ impl Interrupt {
     }
 
     /// Waits for one of them. May be dropped at any time; a signal in between is not lost.
-    pub async fn wait(&mut self) {
+    pub(super) async fn wait(&mut self) {
         tokio::select! {
             // Both are cancel-safe: a signal stays pending until it is received.
             _ = self.interrupt.recv() => {}

@@ -5,7 +5,7 @@ use super::printer::Tone;
 use super::{Context, Exit, Outcome, parse, words};
 use crate::api::wire;
 
-pub async fn run(context: &Context, id: &str) -> Outcome {
+pub(super) async fn run(context: &Context, id: &str) -> Outcome {
     let printer = &context.printer;
     let job = context.connect().await?.find(id).await?;
     let json = wire::Job::from(&job);
@@ -22,12 +22,19 @@ pub async fn run(context: &Context, id: &str) -> Outcome {
     }
     let now = parse::now_ms();
     let command = (!job.spec.command.is_empty()).then(|| job.spec.command.join(" "));
-    let labels: Vec<_> = job.spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let phases: Vec<_> =
-        json.phases_ms.iter().map(|(phase, ms)| format!("{phase} {}", words::length(*ms))).collect();
+    let labels: Vec<_> =
+        job.spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let phases: Vec<_> = json
+        .phases_ms
+        .iter()
+        .map(|(phase, ms)| format!("{phase} {}", words::length(*ms)))
+        .collect();
     let head = json.head_sha.as_ref().map(|head| {
-        format!("{head} ({} since {})", words::count(json.commits.unwrap_or(0) as usize, "commit"),
-            json.base_sha.as_deref().unwrap_or("the start"))
+        format!(
+            "{head} ({} since {})",
+            words::count(json.commits.unwrap_or(0) as usize, "commit"),
+            json.base_sha.as_deref().unwrap_or("the start")
+        )
     });
     let output = (json.output_bytes > 0).then(|| match json.output_dropped {
         0 => words::bytes(json.output_bytes),

@@ -16,7 +16,7 @@ const REDRAW: Duration = Duration::from_secs(2);
 const TITLES: &[&str] =
     &["ID", "STATE", "PROFILE", "REPO", "AGE", "RUN", "TRY", "WORKER", "NOW/RESULT"];
 
-pub async fn run(context: &Context, args: &args::Jobs) -> Outcome {
+pub(super) async fn run(context: &Context, args: &args::Jobs) -> Outcome {
     let query = Query {
         states: args.state.clone(),
         repo: args.repo.clone(),
@@ -114,7 +114,8 @@ async fn watch(context: &Context, jobs: &Jobs, query: &Query) -> Outcome {
             match printer.format() {
                 Output::Text => {
                     let cells = row(printer, parse::now_ms(), &job);
-                    let filled = |cell: &str| if cell.is_empty() { "-".into() } else { cell.to_owned() };
+                    let filled =
+                        |cell: &str| if cell.is_empty() { "-".into() } else { cell.to_owned() };
                     let cells: Vec<_> = cells.iter().map(|(_, cell)| filled(cell)).collect();
                     printer.line(&cells.join("  "))?;
                 }

@@ -8,7 +8,7 @@ use super::{Failure, read_stdin};
 use crate::core::JobSpec;
 
 /// Reads and checks all jobs of a file; `-` is standard input. With each its place in the file.
-pub fn read(path: &Path) -> Result<Vec<(JobSpec, String)>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<(JobSpec, String)>, Failure> {
     let name = path.display().to_string();
     let text = if name == "-" {
         read_stdin()?

@@ -7,7 +7,7 @@ use super::{Context, Exit, Outcome, wait};
 use crate::api::wire::LogEntry;
 use crate::service::Step;
 
-pub async fn run(context: &Context, args: &Logs) -> Outcome {
+pub(super) async fn run(context: &Context, args: &Logs) -> Outcome {
     let printer = &context.printer;
     let jobs = context.connect().await?;
     let job = jobs.find(&args.id).await?;

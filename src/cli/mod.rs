@@ -81,12 +81,8 @@ pub fn main() -> ExitCode {
     };
     let color = sources.get(&env::COLOR, global.color, color);
     let has_no_color = std::env::var_os(env::NO_COLOR).is_some_and(|value| !value.is_empty());
-    let printer = Printer::new(
-        format,
-        global.quiet,
-        *color.as_ref().unwrap_or(&Color::Auto),
-        has_no_color,
-    );
+    let printer =
+        Printer::new(format, global.quiet, *color.as_ref().unwrap_or(&Color::Auto), has_no_color);
     let context = Context { sources, printer, global };
     let outcome = match problem.or(color.err()) {
         // What explains the settings must work when they are wrong.
@@ -116,44 +112,31 @@ fn color(text: &str) -> Result<Color, String> {
 impl Context {
     fn dispatch(&self, command: Command) -> Outcome {
         match command {
-            Command::Submit(args) => self.block_on(submit::run(self, &args, args.follow)),
-            Command::Run(args) => self.block_on(submit::run(self, &args, true)),
-            Command::Job { id } => self.block_on(job::run(self, &id)),
-            Command::Jobs(args) => self.block_on(jobs::run(self, &args)),
-            Command::Logs(args) => self.block_on(logs::run(self, &args)),
-            Command::Wait(args) => self.block_on(wait::run(self, &args)),
-            Command::Cancel { ids } => self.block_on(cancel::run(self, &ids)),
-            Command::Retry { ids, resume: _, fresh } => {
-                self.block_on(retry::run(self, &ids, fresh))
-            }
-            Command::Delete { ids } => self.block_on(delete::run(self, &ids)),
+            Command::Submit(args) => block_on(submit::run(self, &args, args.follow)),
+            Command::Run(args) => block_on(submit::run(self, &args, true)),
+            Command::Job { id } => block_on(job::run(self, &id)),
+            Command::Jobs(args) => block_on(jobs::run(self, &args)),
+            Command::Logs(args) => block_on(logs::run(self, &args)),
+            Command::Wait(args) => block_on(wait::run(self, &args)),
+            Command::Cancel { ids } => block_on(cancel::run(self, &ids)),
+            Command::Retry { ids, resume: _, fresh } => block_on(retry::run(self, &ids, fresh)),
+            Command::Delete { ids } => block_on(delete::run(self, &ids)),
             Command::Worker(args) => worker::run(self, args),
             Command::Drain { timeout, worker } => {
-                self.block_on(drain::run(self, timeout, worker.as_deref()))
+                block_on(drain::run(self, timeout, worker.as_deref()))
             }
-            Command::Workers => self.block_on(workers::run(self)),
-            Command::Queue { action } => self.block_on(queue::run(self, action)),
-            Command::Events { follow, tail } => self.block_on(events::run(self, follow, tail)),
-            Command::Gc { dry_run } => self.block_on(gc::run(self, dry_run)),
-            Command::Doctor { worktrees, shared } => {
-                self.block_on(doctor::run(self, worktrees, shared))
-            }
-            Command::Fsck => self.block_on(fsck::run(self)),
-            Command::Bench { parts } => self.block_on(figures::run(self, &parts)),
+            Command::Workers => block_on(workers::run(self)),
+            Command::Queue { action } => block_on(queue::run(self, action)),
+            Command::Events { follow, tail } => block_on(events::run(self, follow, tail)),
+            Command::Gc { dry_run } => block_on(gc::run(self, dry_run)),
+            Command::Doctor { worktrees, shared } => block_on(doctor::run(self, worktrees, shared)),
+            Command::Fsck => block_on(fsck::run(self)),
+            Command::Bench { parts } => block_on(figures::run(self, &parts)),
             Command::Config => config_show::run(self),
             Command::Completions { shell } => completions::run(self, shell),
             Command::Version => version::run(self),
             Command::Help { about } => help::run(self, &about),
         }
-    }
-
-    /// Runs a command that talks to the store. One thread: it waits for one thing at a time.
-    fn block_on(&self, command: impl Future<Output = Outcome>) -> Outcome {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?
-            .block_on(command)
     }
 
     /// How to reach the store.
@@ -188,6 +171,15 @@ impl Context {
             (None, None) => "command line".into(),
         }
     }
+}
+
+/// Runs a command that talks to the store. One thread: it waits for one thing at a time.
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?
+        .block_on(command)
 }
 
 /// Everything that standard input has.

@@ -57,12 +57,12 @@ impl FromStr for Cap {
 }
 
 /// Whole milliseconds.
-pub fn ms(time: Duration) -> u64 {
+pub(super) fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// This host's clock, in milliseconds since the epoch.
-pub fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 

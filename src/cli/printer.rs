@@ -15,7 +15,8 @@ use crate::core::event::OutputStream;
 
 /// Prints.
 #[derive(Debug)]
-pub struct Printer {
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(super) struct Printer {
     format: Output,
     is_quiet: bool,
     has_color: bool,
@@ -29,7 +30,7 @@ pub struct Printer {
 
 /// How a piece of text stands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
+pub(super) enum Tone {
     Plain,
     Good,
     Bad,
@@ -39,7 +40,7 @@ pub enum Tone {
 
 impl Tone {
     #[must_use]
-    pub const fn of(state: State) -> Self {
+    pub(super) const fn of(state: State) -> Self {
         match state {
             State::Succeeded => Self::Good,
             State::Failed | State::Dead | State::Rejected => Self::Bad,
@@ -62,7 +63,7 @@ impl Tone {
 
 impl Printer {
     #[must_use]
-    pub fn new(format: Output, is_quiet: bool, color: Color, no_color: bool) -> Self {
+    pub(super) fn new(format: Output, is_quiet: bool, color: Color, no_color: bool) -> Self {
         let (out_is_terminal, error_is_terminal) =
             (io::stdout().is_terminal(), io::stderr().is_terminal());
         let has_color = match color {
@@ -82,26 +83,26 @@ impl Printer {
         }
     }
 
-    pub fn has_color(&self) -> bool {
+    pub(super) fn has_color(&self) -> bool {
         self.has_color
     }
 
-    pub fn format(&self) -> Output {
+    pub(super) fn format(&self) -> Output {
         self.format
     }
 
-    pub fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.is_quiet
     }
 
     /// Whether a person looks at standard output.
-    pub fn is_terminal(&self) -> bool {
+    pub(super) fn is_terminal(&self) -> bool {
         self.out_is_terminal
     }
 
     /// Text in colour, where there are colours.
     #[must_use]
-    pub fn tone(&self, tone: Tone, text: &str) -> String {
+    pub(super) fn tone(&self, tone: Tone, text: &str) -> String {
         if self.has_color && tone != Tone::Plain {
             format!("{}{text}\x1b[0m", tone.code())
         } else {
@@ -110,19 +111,19 @@ impl Printer {
     }
 
     /// A line of data.
-    pub fn line(&self, text: &str) -> Result<(), Failure> {
+    pub(super) fn line(&self, text: &str) -> Result<(), Failure> {
         let mut out = self.out.borrow_mut();
         out.write_all(text.as_bytes())?;
         Ok(out.write_all(b"\n")?)
     }
 
     /// Data, as it is.
-    pub fn text(&self, text: &str) -> Result<(), Failure> {
+    pub(super) fn text(&self, text: &str) -> Result<(), Failure> {
         Ok(self.out.borrow_mut().write_all(text.as_bytes())?)
     }
 
     /// One document as JSON (with line breaks; `jsonl` without) or YAML. In the text forms nothing.
-    pub fn document<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+    pub(super) fn document<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
         match self.format {
             Output::Text | Output::Id => Ok(()),
             Output::Json => self.line(&serde_json::to_string_pretty(value).map_err(unprintable)?),
@@ -132,7 +133,7 @@ impl Printer {
     }
 
     /// A list: one document, or with `jsonl` one line for each item. In the text forms nothing.
-    pub fn items<T: Serialize>(&self, items: Vec<T>) -> Result<(), Failure> {
+    pub(super) fn items<T: Serialize>(&self, items: Vec<T>) -> Result<(), Failure> {
         if self.format == Output::Jsonl {
             return items.iter().try_for_each(|item| self.document(item));
         }
@@ -140,7 +141,11 @@ impl Printer {
     }
 
     /// Rows in columns, under a title; an empty cell is `-`. For text.
-    pub fn table(&self, titles: &[&str], rows: &[Vec<(Tone, String)>]) -> Result<(), Failure> {
+    pub(super) fn table(
+        &self,
+        titles: &[&str],
+        rows: &[Vec<(Tone, String)>],
+    ) -> Result<(), Failure> {
         let mut widths: Vec<_> = titles.iter().map(|title| title.len()).collect();
         for row in rows {
             for (width, (_, cell)) in widths.iter_mut().zip(row) {
@@ -165,7 +170,7 @@ impl Printer {
 
     /// Bytes that a job wrote. They go to the stream that the job wrote them to; where standard
     /// output carries a document, to standard error.
-    pub fn output(&self, stream: OutputStream, text: &str) -> Result<(), Failure> {
+    pub(super) fn output(&self, stream: OutputStream, text: &str) -> Result<(), Failure> {
         let is_out = stream == OutputStream::Stdout && self.format == Output::Text;
         self.is_inside_line[usize::from(!is_out)].set(!text.ends_with('\n'));
         self.above_live(|| {
@@ -180,12 +185,12 @@ impl Printer {
     }
 
     /// A line about what is going on, on standard error; not when it should be quiet.
-    pub fn note(&self, text: &str) -> Result<(), Failure> {
+    pub(super) fn note(&self, text: &str) -> Result<(), Failure> {
         if self.is_quiet { Ok(()) } else { self.say(text) }
     }
 
     /// A line on standard error, in any case.
-    pub fn say(&self, text: &str) -> Result<(), Failure> {
+    pub(super) fn say(&self, text: &str) -> Result<(), Failure> {
         // What a job wrote may have left a terminal inside a line.
         let is_inside = self.is_inside_line[1].replace(false)
             | (self.out_is_terminal && self.is_inside_line[0].replace(false));
@@ -194,7 +199,7 @@ impl Printer {
     }
 
     /// An error: what and why, then what to do next.
-    pub fn failure(&self, failure: &Failure) -> Result<(), Failure> {
+    pub(super) fn failure(&self, failure: &Failure) -> Result<(), Failure> {
         self.finish_live();
         self.say(&format!("{}: {}", self.tone(Tone::Bad, "error"), failure.message))?;
         match &failure.next {
@@ -204,7 +209,7 @@ impl Printer {
     }
 
     /// Shows what goes on at the moment, where a person looks at standard error.
-    pub fn live(&self, text: &str) {
+    pub(super) fn live(&self, text: &str) {
         if self.is_quiet || !self.error_is_terminal {
             return;
         }
@@ -220,7 +225,7 @@ impl Printer {
     }
 
     /// Shows how far something has come, where a person looks at standard error.
-    pub fn progress(&self, done: usize, all: usize) {
+    pub(super) fn progress(&self, done: usize, all: usize) {
         if self.is_quiet || !self.error_is_terminal {
             return;
         }
@@ -234,19 +239,19 @@ impl Printer {
     }
 
     /// Removes what [`Self::live`] or [`Self::progress`] shows.
-    pub fn finish_live(&self) {
+    pub(super) fn finish_live(&self) {
         if let Some(bar) = self.live.borrow_mut().take() {
             bar.finish_and_clear();
         }
     }
 
     /// Hands everything to the operating system.
-    pub fn flush(&self) -> Result<(), Failure> {
+    pub(super) fn flush(&self) -> Result<(), Failure> {
         Ok(self.out.borrow_mut().flush()?)
     }
 
     /// Empties the terminal, for a list that is drawn again.
-    pub fn clear_screen(&self) -> Result<(), Failure> {
+    pub(super) fn clear_screen(&self) -> Result<(), Failure> {
         self.text("\x1b[H\x1b[2J")
     }
 

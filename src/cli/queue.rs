@@ -7,7 +7,7 @@ use crate::api::wire;
 use crate::service::Jobs;
 use crate::store::{BadAction, Control, Stats};
 
-pub async fn run(context: &Context, action: Option<args::Queue>) -> Outcome {
+pub(super) async fn run(context: &Context, action: Option<args::Queue>) -> Outcome {
     let printer = &context.printer;
     let jobs = context.connect().await?;
     let (control, said) = match action {
@@ -25,7 +25,9 @@ pub async fn run(context: &Context, action: Option<args::Queue>) -> Outcome {
         Some(args::Queue::Limit { running, profile }) => {
             let of = profile.as_ref().map(|name| format!(" of profile {name}")).unwrap_or_default();
             let said = match running.0 {
-                Some(most) => format!("at most {} at a time{of}", words::count(most as usize, "job")),
+                Some(most) => {
+                    format!("at most {} at a time{of}", words::count(most as usize, "job"))
+                }
                 None => format!("no limit{of}"),
             };
             (Control::Limit { profile, running: running.0 }, said)

@@ -17,7 +17,7 @@ use crate::store::Submitted;
 /// Jobs that are queued in one call.
 const BATCH: usize = 500;
 
-pub async fn run(context: &Context, args: &Submit, follows: bool) -> Outcome {
+pub(super) async fn run(context: &Context, args: &Submit, follows: bool) -> Outcome {
     let (specs, places) = match &args.file {
         Some(_) if follows => {
             return Err(Failure::usage("the output of many jobs at once cannot be followed")
@@ -145,8 +145,7 @@ async fn report(
         many => {
             let new = many.iter().filter(|one| one.is_new).count();
             let known = many.len() - new;
-            let also =
-                if known > 0 { format!(", {known} known already") } else { String::new() };
+            let also = if known > 0 { format!(", {known} known already") } else { String::new() };
             printer.note(&format!("· {} queued{also}", words::count(new, "job")))
         }
     }
@@ -163,9 +162,8 @@ fn spec(args: &Submit, sources: &Sources) -> Result<JobSpec, Failure> {
         })?),
         (None, None) => None,
     };
-    let text = |variable, flag: &Option<String>| {
-        sources.optional(variable, flag.clone(), config::text)
-    };
+    let text =
+        |variable, flag: &Option<String>| sources.optional(variable, flag.clone(), config::text);
     // A command is run as it is: an agent that is set for other jobs has no say in it.
     let of_agent = |variable, flag: &Option<String>| {
         if args.command.is_empty() { text(variable, flag) } else { Ok(flag.clone()) }
@@ -217,7 +215,7 @@ fn spec(args: &Submit, sources: &Sources) -> Result<JobSpec, Failure> {
 }
 
 /// The id of a job that is waited for, as a hint for coming back to it.
-pub fn come_back(id: &JobId) -> String {
+pub(super) fn come_back(id: &JobId) -> String {
     format!("`sortie logs -f {id}` shows how it goes on")
 }
 
@@ -242,9 +240,20 @@ mod tests {
         assert_eq!(json(&["do it"]), r#"{"prompt":"do it"}"#);
         assert_eq!(
             json(&[
-                "--repo=r", "--ref=main", "--timeout=1500ms", "--priority=2", "--delay=1m",
-                "--concurrency-key=k:2", "--label=a=b", "--env=C=d", "--publish=branch", "--id=x",
-                "--max-attempts=1", "--", "make", "test",
+                "--repo=r",
+                "--ref=main",
+                "--timeout=1500ms",
+                "--priority=2",
+                "--delay=1m",
+                "--concurrency-key=k:2",
+                "--label=a=b",
+                "--env=C=d",
+                "--publish=branch",
+                "--id=x",
+                "--max-attempts=1",
+                "--",
+                "make",
+                "test",
             ]),
             r#"{"id":"x","command":["make","test"],"repo":"r","ref":"main","env":{"C":"d"},"priority":2,"delay_ms":60000,"timeout_s":2,"max_attempts":1,"concurrency_key":"k","concurrency_limit":2,"labels":{"a":"b"},"publish":"branch"}"#
         );

@@ -12,7 +12,7 @@ use crate::store::Entry;
 
 /// What of a log is shown.
 #[derive(Clone, Debug, Default)]
-pub struct Selection {
+pub(super) struct Selection {
     /// Empty: all kinds.
     pub only: Vec<LogKind>,
     pub attempt: Option<u32>,
@@ -32,7 +32,7 @@ impl Selection {
     }
 
     /// Whether the entry is of the attempt and the time that are wanted.
-    pub fn wants(&self, entry: &Entry) -> bool {
+    pub(super) fn wants(&self, entry: &Entry) -> bool {
         let (Event::State { attempt, .. }
         | Event::Output { attempt, .. }
         | Event::Progress { attempt, .. }) = &entry.event;
@@ -43,7 +43,7 @@ impl Selection {
 
 /// Shows one job's entries, in order.
 #[derive(Debug)]
-pub struct Transcript<'a> {
+pub(super) struct Transcript<'a> {
     printer: &'a Printer,
     selection: Selection,
     /// Attempt and offset of the newest output, and where the next one should start if that is
@@ -54,11 +54,11 @@ pub struct Transcript<'a> {
 }
 
 impl<'a> Transcript<'a> {
-    pub fn new(printer: &'a Printer, selection: Selection) -> Self {
+    pub(super) fn new(printer: &'a Printer, selection: Selection) -> Self {
         Self { printer, selection, newest: None, end: None }
     }
 
-    pub fn show(&mut self, entry: &Entry) -> Result<(), Failure> {
+    pub(super) fn show(&mut self, entry: &Entry) -> Result<(), Failure> {
         if !self.selection.wants(entry) {
             return Ok(());
         }
@@ -103,7 +103,7 @@ impl<'a> Transcript<'a> {
     }
 
     /// Shows the end that was held back, for a reader who is not told of it in another way.
-    pub fn finish(&mut self) -> Result<(), Failure> {
+    pub(super) fn finish(&mut self) -> Result<(), Failure> {
         self.end.take().map_or(Ok(()), |line| self.printer.note(&line))
     }
 
@@ -140,25 +140,22 @@ fn line(event: &Event) -> Option<(String, bool)> {
         Event::Progress { message, .. } => Some((format!("· {}", words::one_line(message)), false)),
         Event::State { state, fault, worker, attempt, message } => {
             let worker = WorkerId::from_store(worker.as_str());
-            let mut line = match state {
-                State::Running if !message.is_empty() => "·".to_owned(),
-                State::Running => format!("· running on {} (attempt {attempt})", worker.pod()),
-                state => format!("· {state}"),
-            };
-            if let Some(fault) = fault {
-                line += &format!(": {fault}");
-            }
-            if !message.is_empty() {
-                let colon = if line == "·" { "" } else { ":" };
-                line += &format!("{colon} {}", words::one_line(message));
-            }
-            Some((line, state.is_terminal()))
+            let mut words = vec![match state {
+                // Something is said about a job that runs on.
+                State::Running if !message.is_empty() => String::new(),
+                State::Running => format!("running on {} (attempt {attempt})", worker.pod()),
+                state => state.to_string(),
+            }];
+            words.extend(fault.map(|fault| fault.to_string()));
+            words.push(words::one_line(message));
+            words.retain(|word| !word.is_empty());
+            Some((format!("· {}", words.join(": ")), state.is_terminal()))
         }
     }
 }
 
 /// Keeps the last `lines` lines of output, and the steps between them.
-pub fn tail(mut entries: Vec<Entry>, lines: usize) -> Vec<Entry> {
+pub(super) fn tail(mut entries: Vec<Entry>, lines: usize) -> Vec<Entry> {
     let mut missing = lines;
     let mut is_last = true;
     for index in (0..entries.len()).rev() {

@@ -13,7 +13,7 @@ struct Version {
     version: &'static str,
 }
 
-pub fn run(context: &Context) -> Outcome {
+pub(super) fn run(context: &Context) -> Outcome {
     let version = env!("CARGO_PKG_VERSION");
     if context.printer.format() == Output::Text {
         context.printer.line(&format!("sortie {version}"))?;

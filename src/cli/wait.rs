@@ -15,7 +15,7 @@ use crate::core::{Job, JobId};
 use crate::service::{Jobs, Step, Waited};
 use crate::store::Change;
 
-pub async fn run(context: &Context, args: &Wait) -> Outcome {
+pub(super) async fn run(context: &Context, args: &Wait) -> Outcome {
     let jobs = context.connect().await?;
     let mut ids = Vec::with_capacity(args.ids.len());
     for id in &args.ids {
@@ -39,13 +39,13 @@ pub async fn run(context: &Context, args: &Wait) -> Outcome {
 
 /// How long and how stubbornly a job is waited for.
 #[derive(Debug)]
-pub struct Patience {
+pub(super) struct Patience {
     until: Option<Instant>,
     cancels: bool,
 }
 
 impl Patience {
-    pub fn new(limit: Option<Duration>, cancels: bool) -> Self {
+    pub(super) fn new(limit: Option<Duration>, cancels: bool) -> Self {
         // A limit too large for the clock is none.
         Self { until: limit.and_then(|limit| Instant::now().checked_add(limit)), cancels }
     }
@@ -60,7 +60,7 @@ impl Patience {
 
 /// How waiting for one job ended.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     Job(Box<Job>),
     TimedOut,
     Interrupted,
@@ -68,7 +68,7 @@ pub enum Ended {
 
 /// Waits for a job's end and shows what happens to it meanwhile: with a selection also what it
 /// writes, without one only the steps of its life.
-pub async fn until_end(
+pub(super) async fn until_end(
     context: &Context,
     jobs: &Jobs,
     id: &JobId,
@@ -115,34 +115,32 @@ pub async fn until_end(
 }
 
 /// Says how a job ended.
-pub fn conclude(context: &Context, job: &Job) -> Result<(), Failure> {
+pub(super) fn conclude(context: &Context, job: &Job) -> Result<(), Failure> {
     context.printer.document(&wire::Job::from(job))?;
     if context.printer.format() == Output::Id {
         return Ok(());
     }
-    let mut line = context.printer.tone(Tone::of(job.state), job.state.as_str());
-    if let Some(run) = words::run(parse::now_ms(), job) {
-        line += &format!(" after {run}");
-    }
+    let now = parse::now_ms();
+    let mut words = vec![format!("job {}", words::id(&job.id))];
+    words.push(context.printer.tone(Tone::of(job.state), job.state.as_str()));
+    words.extend(words::run(now, job).map(|run| format!("after {run}")));
     if let Some(worker) = &job.worker {
-        line += &format!(" on {} (attempt {})", worker.pod(), words::attempts(job));
+        words.push(format!("on {} (attempt {})", worker.pod(), words::attempts(job)));
     }
-    let result = words::now_or_result(parse::now_ms(), job);
-    if !result.is_empty() {
-        line += &format!(": {result}");
-    }
-    context.printer.note(&format!("job {} {line}", words::id(&job.id)))
+    let result = words::now_or_result(now, job);
+    let colon = if result.is_empty() { "" } else { ": " };
+    context.printer.note(&format!("{}{colon}{result}", words.join(" ")))
 }
 
 /// The time is over.
-pub fn timed_out(context: &Context, id: &JobId) -> Outcome {
+pub(super) fn timed_out(context: &Context, id: &JobId) -> Outcome {
     context.printer.finish_live();
     context.printer.say(&format!("waited long enough; job {id} goes on. {}", come_back(id)))?;
     Ok(Exit::StillRunning)
 }
 
 /// Somebody pressed Ctrl-C.
-pub fn interrupted(context: &Context, id: &JobId) -> Outcome {
+pub(super) fn interrupted(context: &Context, id: &JobId) -> Outcome {
     context.printer.finish_live();
     context.printer.say(&format!("stopped waiting; job {id} goes on. {}", come_back(id)))?;
     Ok(Exit::Interrupted)

@@ -3,7 +3,7 @@
 use crate::core::{Job, JobId, State};
 
 /// A length of time with its two largest units: `3m12s`, `2h05m`, `4d`.
-pub fn length(ms: u64) -> String {
+pub(super) fn length(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0 => format!("{ms}ms"),
@@ -16,7 +16,7 @@ pub fn length(ms: u64) -> String {
 }
 
 /// How long ago, without fractions: `12s`, `3m`, `5h`, `4d`.
-pub fn age(now_ms: u64, then_ms: u64) -> String {
+pub(super) fn age(now_ms: u64, then_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1000;
     match seconds {
         0..=59 => format!("{seconds}s"),
@@ -27,7 +27,7 @@ pub fn age(now_ms: u64, then_ms: u64) -> String {
 }
 
 /// A number of bytes: `812 B`, `12.3 kB`, `4.0 MB`.
-pub fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let (unit, size) = match count {
         0..=999 => return format!("{count} B"),
         1_000..=999_999 => ("kB", 1_000),
@@ -38,7 +38,7 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// The id as a person types it: random ids shortened, chosen ones whole.
-pub fn id(id: &JobId) -> &str {
+pub(super) fn id(id: &JobId) -> &str {
     let text = id.as_str();
     let is_random = text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {
@@ -49,7 +49,7 @@ pub fn id(id: &JobId) -> &str {
 }
 
 /// How long the newest attempt has run, or the whole job took.
-pub fn run(now_ms: u64, job: &Job) -> Option<String> {
+pub(super) fn run(now_ms: u64, job: &Job) -> Option<String> {
     let end = match job.state {
         State::Running => now_ms,
         _ => job.finished_at_ms?,
@@ -58,7 +58,7 @@ pub fn run(now_ms: u64, job: &Job) -> Option<String> {
 }
 
 /// `2/3`: attempts begun, of those allowed where the job says so.
-pub fn attempts(job: &Job) -> String {
+pub(super) fn attempts(job: &Job) -> String {
     match job.spec.max_attempts {
         Some(most) => format!("{}/{most}", job.counters.attempt),
         None => job.counters.attempt.to_string(),
@@ -66,7 +66,7 @@ pub fn attempts(job: &Job) -> String {
 }
 
 /// What happens to a job now, or came out of it, in one line.
-pub fn now_or_result(now_ms: u64, job: &Job) -> String {
+pub(super) fn now_or_result(now_ms: u64, job: &Job) -> String {
     let because = |word: &str| match &job.result.message {
         Some(message) => format!("{word}: {}", one_line(message)),
         None => word.to_owned(),
@@ -107,12 +107,12 @@ pub fn now_or_result(now_ms: u64, job: &Job) -> String {
 }
 
 /// The first line, without control characters: what jobs report must not steer a terminal.
-pub fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
 }
 
 /// `1 job`, `2 jobs`.
-pub fn count(number: usize, noun: &str) -> String {
+pub(super) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 

@@ -11,7 +11,7 @@ use crate::store::redis::{Role, connect};
 use crate::worker::{self, Ended, Settings, init};
 use crate::{env, telemetry};
 
-pub fn run(context: &Context, args: Box<Worker>) -> Outcome {
+pub(super) fn run(context: &Context, args: Box<Worker>) -> Outcome {
     // Before there is any thread: as process one of a container, only reap and pass signals on.
     if let Some(ended) = init::as_first_process() {
         let code = ended.map_err(|error| {
@@ -101,7 +101,8 @@ fn read_profiles(directory: &Path) -> Result<BTreeMap<String, Profile>, Failure>
         let Some(name) = file.file_stem().and_then(|stem| stem.to_str()) else {
             return Err(wrong(&file, "the name of a profile must be UTF-8"));
         };
-        let profile = Profile::from_toml(&read(&file)?).map_err(|problem| wrong(&file, &problem))?;
+        let profile =
+            Profile::from_toml(&read(&file)?).map_err(|problem| wrong(&file, &problem))?;
         profiles.insert(name.to_owned(), profile);
     }
     Ok(profiles)

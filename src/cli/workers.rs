@@ -5,7 +5,7 @@ use super::printer::Tone;
 use super::{Context, Exit, Outcome, parse, words};
 use crate::api::wire;
 
-pub async fn run(context: &Context) -> Outcome {
+pub(super) async fn run(context: &Context) -> Outcome {
     let printer = &context.printer;
     let mut records = context.connect().await?.workers().await?;
     records.sort_by(|a, b| (a.is_lost, a.ordinal, &a.id).cmp(&(b.is_lost, b.ordinal, &b.id)));

@@ -17,7 +17,10 @@ pub struct Follow {
 
 impl std::fmt::Debug for Follow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Follow").field("id", &self.id).field("after", &self.after).finish()
+        f.debug_struct("Follow")
+            .field("id", &self.id)
+            .field("after", &self.after)
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::config::duration;
 use crate::core::JobId;
 
 #[derive(Debug, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Submit {
     /// What the agent is told; `-` reads standard input
     #[arg(conflicts_with_all = ["prompt_file", "file"])]
@@ -19,41 +20,41 @@ pub struct Submit {
     #[arg(last = true, value_name = "CMD", conflicts_with = "file")]
     pub command: Vec<String>,
 
-    /// Repository to check out: URL or path [env: SORTIE_REPO]
+    /// Repository to check out: URL or path [env: `SORTIE_REPO`]
     #[arg(long, value_name = "URL", conflicts_with = "file")]
     pub repo: Option<String>,
-    /// Branch, tag or commit to start from [env: SORTIE_REF] [default: the remote's HEAD]
+    /// Branch, tag or commit to start from [env: `SORTIE_REF`] [default: the remote's HEAD]
     #[arg(long = "ref", value_name = "REF", conflicts_with = "file")]
     pub reference: Option<String>,
     /// Read the prompt from a file
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub prompt_file: Option<PathBuf>,
-    /// Named set of settings of the worker [env: SORTIE_PROFILE]
+    /// Named set of settings of the worker [env: `SORTIE_PROFILE`]
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub profile: Option<String>,
-    /// Agent, where the profile leaves a choice [env: SORTIE_AGENT]
+    /// Agent, where the profile leaves a choice [env: `SORTIE_AGENT`]
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub agent: Option<String>,
-    /// Model, where the profile leaves a choice [env: SORTIE_MODEL]
+    /// Model, where the profile leaves a choice [env: `SORTIE_MODEL`]
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub model: Option<String>,
     /// Environment variable of the process (repeat)
     #[arg(long = "env", value_name = "KEY=VALUE", conflicts_with = "file")]
     pub env: Vec<Label>,
-    /// What happens to the commits [env: SORTIE_PUBLISH] [default: none]
+    /// What happens to the commits [env: `SORTIE_PUBLISH`] [default: none]
     #[arg(long, value_enum, conflicts_with = "file")]
     pub publish: Option<Publish>,
 
     /// Name of the job; submitting it again is the same job [default: random]
     #[arg(long, conflicts_with = "file", help_heading = "Queueing")]
     pub id: Option<JobId>,
-    /// Wall clock limit of one attempt, e.g. `45m` [env: SORTIE_TIMEOUT] [default: the profile's]
+    /// Wall clock limit of one attempt, e.g. `45m` [env: `SORTIE_TIMEOUT`] [default: the profile's]
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "file", help_heading = "Queueing")]
     pub timeout: Option<Duration>,
-    /// Failures the job may be blamed for before it is dead [env: SORTIE_MAX_ATTEMPTS]
+    /// Failures the job may be blamed for before it is dead [env: `SORTIE_MAX_ATTEMPTS`]
     #[arg(long, value_name = "COUNT", conflicts_with = "file", help_heading = "Queueing")]
     pub max_attempts: Option<u32>,
-    /// -10 to 10, higher runs first [env: SORTIE_PRIORITY] [default: 0]
+    /// -10 to 10, higher runs first [env: `SORTIE_PRIORITY`] [default: 0]
     #[arg(
         long,
         value_name = "NUMBER",
@@ -75,7 +76,12 @@ pub struct Submit {
     #[arg(long, value_name = "KEY[:N]", conflicts_with = "file", help_heading = "Queueing")]
     pub concurrency_key: Option<Limited>,
     /// Free text for filters and reports (repeat)
-    #[arg(long = "label", value_name = "KEY=VALUE", conflicts_with = "file", help_heading = "Queueing")]
+    #[arg(
+        long = "label",
+        value_name = "KEY=VALUE",
+        conflicts_with = "file",
+        help_heading = "Queueing"
+    )]
     pub labels: Vec<Label>,
     /// Submit many jobs from a .jsonl, .json or .yaml file; `-` reads standard input
     #[arg(short, long, value_name = "FILE", help_heading = "Queueing")]
