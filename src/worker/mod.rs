@@ -195,8 +195,11 @@ impl Context {
 ///
 /// Handles SIGTERM and SIGINT of the whole process: the first drains, the second stops the jobs
 /// now and hands them back, the third ends the process at once.
-pub async fn run(settings: Settings, store: Arc<dyn Store>) -> Result<Ended, Error> {
+pub async fn run(mut settings: Settings, store: Arc<dyn Store>) -> Result<Ended, Error> {
     check(&settings)?;
+    if settings.once {
+        settings.slots = 1;
+    }
     for directory in [&settings.worktrees, &settings.pools] {
         make(directory)?;
     }

@@ -46,7 +46,7 @@ impl Fleet {
         let log = tracing_subscriber::fmt().with_test_writer().with_ansi(false);
         log.try_init().ok();
         supervise_with(env!("CARGO_BIN_EXE_sortie").into());
-        let directory = TempDir::new().unwrap();
+        let directory = TempDir::new().expect("making a temporary directory");
         let store = open(&redis, Role::Client).await;
         Self { redis, store, directory }
     }
@@ -81,7 +81,7 @@ impl Fleet {
         let store = open(&self.redis, Role::Engine).await;
         Inside(tokio::spawn(async move {
             let ended = worker::run(settings, store).await;
-            println!("worker ended: {ended:?}");
+            tracing::info!(?ended, "worker ended");
             ended
         }))
     }
@@ -92,9 +92,14 @@ impl Fleet {
         command
             .arg("worker")
             .args(["--redis", &self.redis.url(), "--queue", QUEUE, "--name", name])
-            .args(["--slots", "2", "--lease", "3s", "--beat", "300ms"])
-            .args(["--freeze-margin", "700ms", "--grace", "2s"])
-            .args(["--retry-base", "50ms", "--retry-cap", "100ms"])
+            // In the environment, so that a test's own flags outweigh them.
+            .env("SORTIE_SLOTS", "2")
+            .env("SORTIE_LEASE", "3s")
+            .env("SORTIE_BEAT", "300ms")
+            .env("SORTIE_FREEZE_MARGIN", "700ms")
+            .env("SORTIE_GRACE", "2s")
+            .env("SORTIE_RETRY_BASE", "50ms")
+            .env("SORTIE_RETRY_CAP", "100ms")
             .arg("--worktrees")
             .arg(self.path(&format!("worktrees-{name}")))
             .arg("--shared")
@@ -110,7 +115,7 @@ impl Fleet {
     }
 
     pub async fn job(&self, id: &str) -> Option<Job> {
-        match self.store.get(id).await.unwrap() {
+        match self.store.get(id).await.expect("reading a job") {
             Found::One(job) => Some(*job),
             _ => None,
         }
@@ -134,8 +139,8 @@ impl Fleet {
     }
 
     pub async fn events(&self, id: &str) -> Vec<Event> {
-        let log = Log::Job(id.parse().unwrap());
-        let entries = self.store.read(&log, "", 100_000, None).await.unwrap();
+        let log = Log::Job(id.parse().expect("a valid id"));
+        let entries = self.store.read(&log, "", 100_000, None).await.expect("reading a log");
         entries.into_iter().map(|entry| entry.event).collect()
     }
 
@@ -151,7 +156,7 @@ impl Fleet {
 
     /// What `fsck` finds; a test's last look.
     pub async fn is_sound(&self) {
-        assert_eq!(self.store.fsck().await.unwrap(), Vec::<String>::new());
+        assert_eq!(self.store.fsck().await.expect("looking at everything"), Vec::<String>::new());
     }
 }
 
@@ -162,7 +167,7 @@ async fn open(redis: &TestRedis, role: Role) -> Arc<dyn Store> {
         terms: Terms { lease: LEASE, ..Terms::default() },
         allow_eviction: false,
     };
-    connect(connection, role).await.unwrap()
+    connect(connection, role).await.expect("connecting")
 }
 
 /// Waits until a file says something, and returns it.
@@ -177,6 +182,7 @@ pub async fn told(path: &Path) -> String {
 
 /// Whether a process is there and could run.
 pub fn lives(pid: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
+    })
 }
