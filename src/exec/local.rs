@@ -5,9 +5,8 @@
 //! library takes `posix_spawn`: the worker is large, has many threads and must not be forked.
 //! One task per process tree reads both pipes and waits for the exit; there are no threads.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, PipeWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -117,7 +116,7 @@ fn fit(mut argv: Vec<String>, dir: &Path) -> Result<Vec<String>, Error> {
             return Err(Error::ArgumentTooLarge { index, bytes, max });
         }
         let path = dir.join("command");
-        write_private(&path, argument.as_bytes())
+        wire::write_private(&path, argument.as_bytes())
             .map_err(|source| Error::File { path: path.clone(), source })?;
         // Sourcing keeps $0, the positional parameters, the options and `exit` as they were.
         let quoted = path.to_string_lossy().replace('\'', r"'\''");
@@ -134,12 +133,6 @@ fn is_shell(program: &str) -> bool {
 /// `-c`, or a cluster of options that ends in it, such as `-lc` and `-euc`.
 fn takes_a_script(options: &str) -> bool {
     options.starts_with('-') && !options.starts_with("--") && options.ends_with('c')
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file =
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(bytes)
 }
 
 /// Writes the request: in one call if the pipe takes it, which it nearly always does.

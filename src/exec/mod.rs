@@ -42,7 +42,8 @@ pub struct Request {
 /// A started process tree. Dropping it kills the tree.
 #[derive(Debug)]
 pub struct Running {
-    /// What the processes write; closes a bounded time after the process has exited.
+    /// What the processes write; closes a bounded time after the process has exited. It is small:
+    /// while nobody takes from it, a process that writes much waits.
     pub output: mpsc::Receiver<Chunk>,
     pid: u32,
     /// The writing end of the supervisor's standard input, non-blocking. Its end kills the tree.

@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setsid};
 
 use super::tree::{self, Frozen};
-use super::wire::{LOCK, Lifeline, Order, REPORT, Report, now_ns};
+use super::wire::{LOCK, Lifeline, Order, REPORT, Report, now_ns, wary, write_private};
 use super::{Exit, NotStarted, agent};
 
 const MILLISECOND: u64 = 1_000_000;
@@ -61,7 +62,7 @@ pub fn main() -> ExitCode {
     let report = Report { supervisor: std::process::id(), exit };
     let text = serde_json::to_vec(&report).expect("a report has only string keys");
     // The disk may be full, or the directory gone: then the exit code has to do.
-    let _best_effort = fs::write(dir.join(REPORT), text);
+    let _best_effort = write_private(&dir.join(REPORT), &text);
     ExitCode::from(code)
 }
 
@@ -132,7 +133,7 @@ fn close_inherited() {
 /// Takes the lock that shows others that this directory has a living process tree.
 fn lock(dir: &Path) -> Result<File, NotStarted> {
     let path = dir.join(LOCK);
-    let file = File::options().create(true).append(true).open(&path);
+    let file = File::options().create(true).append(true).custom_flags(wary()).open(&path);
     let locked = file.and_then(|file| file.try_lock().map(|()| file).map_err(io::Error::from));
     locked.map_err(|error| {
         agent::broken(format!(

@@ -3,14 +3,16 @@
 //! Who lives is told by file locks, which the kernel drops with their holder, however it ended;
 //! process ids would be used again, and mean nothing to the next container on the same volume.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
 use tokio::time::Instant;
 
-use super::wire::LOCK;
+use super::wire::{LOCK, wary};
 
 const OWNER: &str = "owner";
 /// A directory without an owner may be one that is just being made.
@@ -36,6 +38,32 @@ pub fn own(dir: &Path) -> io::Result<Owner> {
     file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
     fs::rename(unnamed, dir.join(OWNER))?;
     Ok(Owner { _locked: file })
+}
+
+/// Removes a job directory, even if it has directories that their owner may not write (as Go makes
+/// them for modules).
+pub fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(dir)?;
+            fs::remove_dir_all(dir)
+        }
+        result => result,
+    }
+}
+
+fn make_writable(dir: &Path) -> io::Result<()> {
+    let mut found = vec![dir.to_owned()];
+    while let Some(dir) = found.pop() {
+        fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes each directory right under `root` whose owner is dead, waiting up to `deadline` in all
@@ -65,11 +93,15 @@ pub async fn clear(root: &Path, deadline: Duration) -> io::Result<Vec<PathBuf>> 
         }
         let Some(tree) = ended(&dir.join(LOCK), deadline).await? else { continue };
         let doomed = dir.clone();
-        let removal = tokio::task::spawn_blocking(move || fs::remove_dir_all(doomed));
-        removal.await.map_err(io::Error::other)??;
+        let removal = tokio::task::spawn_blocking(move || remove(&doomed));
+        match removal.await.map_err(io::Error::other).flatten() {
+            Ok(()) => removed.push(dir),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), %error, "cannot remove a stale job directory");
+            }
+        }
         // The locks were held until here, so that two workers do not remove the same directory.
         drop((owner, tree));
-        removed.push(dir);
     }
     Ok(removed)
 }
@@ -81,8 +113,12 @@ enum Lock {
 }
 
 fn lock(path: &Path) -> io::Result<Lock> {
-    let file = match File::open(path) {
+    let file = match File::options().read(true).custom_flags(wary()).open(path) {
         Ok(file) => file,
+        // A process of the job put a link in its place.
+        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+            return Ok(Lock::Missing);
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lock::Missing),
         Err(error) => return Err(error),
     };
@@ -141,6 +177,23 @@ mod tests {
         assert_eq!(removed, [dead, old]);
         assert!(alive.is_dir() && new.is_dir() && root.path().join("file").exists());
         assert_eq!(clear(&root.path().join("missing"), NOW).await.unwrap(), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn a_tree_of_read_only_directories_becomes_writable() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = directory(root.path(), "go");
+        let outside = directory(root.path(), "outside");
+        std::os::unix::fs::symlink(&outside, dir.join("repo/link")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        for path in [&dir.join("repo/.git"), &dir.join("repo"), &dir, &outside] {
+            fs::set_permissions(path, Permissions::from_mode(0o555)).unwrap();
+        }
+        make_writable(&dir).unwrap();
+        assert_eq!([mode(&dir), mode(&dir.join("repo")), mode(&dir.join("repo/.git"))], [0o700; 3]);
+        assert_eq!(mode(&outside), 0o555, "a link is not followed");
+        remove(&dir).unwrap();
+        assert!(!dir.exists() && outside.exists());
     }
 
     #[tokio::test]

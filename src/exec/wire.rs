@@ -9,12 +9,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +93,21 @@ pub(super) fn now_ns() -> u64 {
         clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
     let part = |number: i64| u64::try_from(number).unwrap_or_default();
     part(now.tv_sec()) * 1_000_000_000 + part(now.tv_nsec())
+}
+
+/// Creates a file of a job directory that only its user reads, in place of whatever a process of
+/// the job may have put there: a link, or a pipe that would block whoever opens it.
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+}
+
+/// Flags to open a file of a job directory that may be anything, without blocking.
+pub(super) fn wary() -> i32 {
+    (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()
 }
 
 /// The supervisor's end of the lifeline.

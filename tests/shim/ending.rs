@@ -166,6 +166,19 @@ async fn the_directory_is_locked_while_anything_lives() {
 }
 
 #[tokio::test]
+async fn what_the_agent_puts_in_the_way_of_its_report_is_removed() {
+    for script in ["mkfifo exit.json; exit 6", "ln -s target exit.json; exit 6"] {
+        let place = Place::new();
+        assert_eq!(finish_exit(&place, place.sh(script).await).await.code, Some(6));
+        assert!(place.path("exit.json").is_file() && !place.path("target").exists());
+    }
+    // Where a report cannot be written, the exit code has to do.
+    let place = Place::new();
+    let exit = finish_exit(&place, place.sh("mkdir exit.json; exit 6").await).await;
+    assert_eq!((exit.code, exit.not_started), (Some(6), None));
+}
+
+#[tokio::test]
 async fn a_killed_supervisor_takes_its_session_along() {
     let place = Place::new();
     // The report of another supervisor must not be taken for this one's.
