@@ -14,7 +14,7 @@ use crate::store::{Check, Level};
 /// `--filter`-free local fetches with `core.fsync`, which came with 2.36.
 const GIT: (u32, u32) = (2, 36);
 
-pub async fn run(
+pub(super) async fn run(
     context: &Context,
     worktrees: Option<PathBuf>,
     shared: Option<PathBuf>,

@@ -4,7 +4,7 @@ use super::cancel::each;
 use super::{Context, Outcome};
 use crate::store::Change;
 
-pub async fn run(context: &Context, ids: &[String], fresh: bool) -> Outcome {
+pub(super) async fn run(context: &Context, ids: &[String], fresh: bool) -> Outcome {
     each(context, ids, &Change::Retry { fresh }, |job, _| match (&job.result.checkpoint, fresh) {
         (Some(checkpoint), false) => format!("queued again, from {checkpoint}"),
         (Some(checkpoint), true) => {
