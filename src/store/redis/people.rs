@@ -109,12 +109,12 @@ impl RedisStore {
             .filter(|worker| worker.is_lost && worker.running == 0)
             .collect();
         sweep.workers = lost.len() as u64;
-        let now = self.now_ms().await?;
-        for (name, ttl) in [("done", self.terms.job_ttl), ("dead", self.terms.dead_ttl)] {
-            let until = now.saturating_sub(millis(ttl));
-            let mut command = redis::cmd(if dry_run { "ZCOUNT" } else { "ZREMRANGEBYSCORE" });
-            command.arg(self.keys.of(name)).arg("-inf").arg(until);
-            sweep.records += self.ask::<u64>(&command).await?;
+        loop {
+            let count: u64 = self.run(self.call(&scripts::SWEEP).arg(u8::from(dry_run))).await?;
+            sweep.records += count;
+            if dry_run || count == 0 {
+                break;
+            }
         }
         if !dry_run {
             for worker in lost {

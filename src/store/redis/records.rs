@@ -409,7 +409,7 @@ fn job(
             Some((_, profile)) => format!("limit of profile {profile}"),
             None => cap.clone(),
         }),
-        None => due_at_ms.filter(|_| state == State::Queued).map(|_| "delay".to_owned()),
+        None => due_at_ms.filter(|_| state == State::Queued).map(|_| "delayed".to_owned()),
     };
     Job {
         id,

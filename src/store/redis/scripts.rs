@@ -24,6 +24,7 @@ script!(LOCK, "lua/lock.lua");
 script!(CHANGE, "lua/adopt.lua", "lua/change.lua");
 script!(CONTROL, "lua/control.lua");
 script!(BAD, "lua/bad.lua");
+script!(SWEEP, "lua/sweep.lua");
 script!(FSCK, "lua/fsck.lua");
 
 /// A script and the SHA-1 under which a server knows it.
@@ -50,9 +51,8 @@ impl Call {
         let script: &'static Script = script;
         let mut command = redis::cmd("EVALSHA");
         command.arg(&script.hash).arg(2).arg(&keys.queue).arg(keys.of("meta"));
-        for term in [terms.lease, terms.job_ttl, terms.dead_ttl] {
-            command.arg(millis(term));
-        }
+        command.arg(millis(terms.lease)).arg(millis(terms.job_ttl));
+        command.arg(format!("{} {}", millis(terms.dead_ttl), terms.history));
         Self { script, command }
     }
 
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn adopt_knows_the_fields_of_a_job() {
         let lua = include_str!("lua/adopt.lua");
-        let table = lua.split("local FIELDS = {").nth(1).unwrap().split('}').next().unwrap();
+        let table = lua.split("FIELDS = {").nth(1).unwrap().split('}').next().unwrap();
         let in_lua: BTreeSet<_> = table
             .split(',')
             .filter_map(|field| field.split('=').next())

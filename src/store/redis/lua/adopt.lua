@@ -1,16 +1,18 @@
 -- Opens what anyone pushed: names and kinds of all fields are checked here, so that a wrong push is told
 -- with the field's name and never reaches a worker. Rust parses the same bytes again, with types.
--- This list is compared with core/spec.rs by a test. s string, a strings, m names to strings, i integer.
-local FIELDS = {
+-- This list is compared with core/spec.rs by a test. s string, a strings, m names to strings, i integer. It is
+-- made when a raw ticket is opened: most calls see none.
+local FIELDS, RANGES
+local function know_fields() FIELDS = {
   id = 's', prompt = 's', task = 's', command = 'a', repo = 's', repo_url = 's', ref = 's', base_ref = 's',
   profile = 's', agent = 's', model = 's', env = 'm', priority = 'i', delay_ms = 'i', timeout_s = 'i',
   timeout = 'i', max_attempts = 'i', concurrency_key = 's', concurrency_limit = 'i', idempotency_key = 's',
   labels = 'm', publish = 's',
 }
-local RANGES = {
+RANGES = {
   priority = { -10, 10 }, delay_ms = { 0, 31622400000 }, timeout_s = { 1, 2678400 }, timeout = { 1, 2678400 },
   max_attempts = { 1, 100 }, concurrency_limit = { 1, 10000 },
-}
+} end
 local KEYS_MAX, SPEC_MAX = 200, 4194304
 
 local function wrong(name, value)
@@ -36,6 +38,7 @@ local function wrong(name, value)
 end
 
 local function problem(raw, o)
+  if not FIELDS then know_fields() end
   if type(o) ~= 'table' or raw:match('^%s*(.)') ~= '{' then return 'a job is a JSON object' end
   for name, value in pairs(o) do
     local why = wrong(name, value)

@@ -72,9 +72,6 @@ if verb == 'retry' then
 end
 
 if not over then return '!not ended' end
-call('ZREM', T .. 'done', id)
-call('ZREM', T .. 'dead', id)
-call('DEL', JOB(id), T .. 'spec:' .. id, T .. 'log:' .. id, T .. 'result:' .. id)
-if h[7] then call('DEL', T .. 'idem:' .. h[7]) end
+forget_job(id)
 tell(id, state, '', '', '', 'deleted by ' .. by)
 return state

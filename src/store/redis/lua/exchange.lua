@@ -14,7 +14,7 @@ local function finish(id, fence, verb, state, fault, counter, delay, head, resul
   if result ~= '' then call('SET', T .. 'result:' .. id, result) end
   if counter ~= '' then call('HINCRBY', JOB(id), counter, 1) end
   if h[7] and verb ~= 'end' then verb, state, fault = 'end', 'canceled', 'canceled' end
-  if verb == 'end' then retire(id, state, fault, h[4], h[8], message, h[9])
+  if verb == 'end' then retire(id, state, fault, h[4], h[8], message, h[9], fence)
   else
     if verb == 'wait' then call('ZADD', WAITING, now, id)
     elseif tonumber(delay) > 0 then
@@ -22,10 +22,10 @@ local function finish(id, fence, verb, state, fault, counter, delay, head, resul
       call('HSET', JOB(id), 'due', now + tonumber(delay))
       if head == '1' then call('HSET', JOB(id), 'head', 1) end
     else enqueue(id, h[10], h[11], head == '1' and HEAD or NORMAL) end
-    call('HSET', JOB(id), 'state', state, 'fault', fault)
+    call('HSET', JOB(id), 'state', state, 'fault', fault, 'ended', fence)
+    call('HDEL', JOB(id), 'fresh')
     tell(id, state, fault, h[4], h[8], message, true)
   end
-  call('HSET', JOB(id), 'ended', fence)
   call('ZREM', RUN, id)
   leave_caps(id, h[5], meta[6] and h[6])
   call('SREM', HELD(h[4]), id)
@@ -50,6 +50,7 @@ local function take(id, h)
   call('ZREM', PENDING, id)
   call('LPOP', Q)
   tell(id, 'running', '', wid, number(h[5]) + 1, '', true)
+  h.fence = text
 end
 
 -- The cap that keeps a job from running, if one does.
@@ -71,10 +72,10 @@ local function peers_suffice()
   return false
 end
 
-local function answer(id)
-  local h = call('HMGET', JOB(id), 'fence', 'attempt', 'charged', 'lost', 'overloaded', 'infrastructure', 'fresh')
-  local previous = number(h[2]) > 1 and not h[7] and call('GET', T .. 'result:' .. id)
-  return { id, h[1], number(h[2]), number(h[3]), number(h[4]), number(h[5]), number(h[6]),
+local FIELDS_OF_CLAIM = { 'state', 'key', 'limit', 'profile', 'attempt', 'charged', 'lost', 'overloaded', 'infrastructure', 'fresh', 'fence', 'worker' }
+local function answer(id, h, attempt, fence)
+  local previous = attempt > 1 and not h[10] and call('GET', T .. 'result:' .. id)
+  return { id, fence, attempt, number(h[6]), number(h[7]), number(h[8]), number(h[9]),
     call('GET', T .. 'spec:' .. id) or '', previous or '' }
 end
 
@@ -84,10 +85,10 @@ elseif want == 0 then supply = 'enough'
 elseif number_of_call < number(w[2]) then supply = 'enough'      -- a late copy of an answered call: takes nothing
 elseif number_of_call == number(w[2]) then                       -- repeated: the same jobs, with a new lease
   for id in (w[3] or ''):gmatch('%S+') do
-    local h = call('HMGET', JOB(id), 'state', 'worker')
-    if h[1] == 'running' and h[2] == wid then
+    local h = call('HMGET', JOB(id), unpack(FIELDS_OF_CLAIM))
+    if h[1] == 'running' and h[12] == wid then
       call('ZADD', RUN, 'XX', 'GT', now + LEASE, id)
-      jobs[#jobs + 1] = answer(id)
+      jobs[#jobs + 1] = answer(id, h, number(h[5]), h[11])
     end
   end
 else
@@ -104,7 +105,7 @@ else
       if not ticket then break end
       if ticket == '.' then
         local id = call('ZRANGE', PENDING, 0, 0)[1]
-        local h = id and call('HMGET', JOB(id), 'state', 'key', 'limit', 'profile', 'attempt')
+        local h = id and call('HMGET', JOB(id), unpack(FIELDS_OF_CLAIM))
         if not id then call('LPOP', Q); total('drift')
         elseif h[1] ~= 'queued' then call('ZREM', PENDING, id); call('LPOP', Q); total('drift')
         else
@@ -119,6 +120,7 @@ else
           else
             take(id, h)
             taken[#taken + 1] = id
+            jobs[#taken] = answer(id, h, number(h[5]) + 1, h.fence)
           end
         end
       else adopt(ticket) end
@@ -135,7 +137,6 @@ else
   call('HSET', WORKER(wid), 'call', number_of_call, 'jobs', table.concat(taken, ' '))
   if #taken > 0 then
     call('HSET', META, 'fence', string.format('%.0f', fence), 'n:claimed', number(meta[7]) + #taken)
-    for i, id in ipairs(taken) do jobs[i] = answer(id) end
   end
 end
 if before and w[4] then

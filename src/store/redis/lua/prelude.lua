@@ -1,12 +1,12 @@
 -- Prepended to every script. KEYS[1] = the queue, KEYS[2] = its meta hash; all other keys share their hash
 -- slot because their tag is the queue's whole name (PROTOCOL.md P12). Key names: ../keys.rs.
--- ARGV[1..3] = lease, life of an ended job, life of a dead job, in milliseconds.
+-- ARGV[1..3] = lease, life of an ended job, and `<life of a dead job> <most ended jobs>`; times in ms.
 -- A script that fails half-way is not rolled back, so: write the new place before leaving the old one.
 local unpack = unpack or table.unpack
 local call = redis.call
 local Q, META = KEYS[1], KEYS[2]
 local T = '{' .. Q .. '}:'
-local LEASE, JOB_TTL, DEAD_TTL = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local LEASE, JOB_TTL = tonumber(ARGV[1]), ARGV[2]
 local PENDING, RUN, LATER, WAITING = T .. 'pending', T .. 'run', T .. 'later', T .. 'waiting'
 local clock = call('TIME')
 local us = clock[1] * 1000000 + clock[2]
@@ -21,6 +21,11 @@ local function total(name, by) call('HINCRBY', META, 'n:' .. name, by or 1) end
 -- Every transition is an event of the fleet, and from the first attempt on an entry of the job's log.
 local function tell(id, state, fault, worker, attempt, message, in_log)
   fault, worker, attempt, message = fault or '', worker or '', attempt or '', message or ''
+  if fault == '' and message == '' then        -- most of them
+    call('XADD', T .. 'events', 'MAXLEN', '~', '10000', '*', 'id', id, 's', state, 'w', worker, 'a', attempt)
+    if in_log then call('XADD', T .. 'log:' .. id, '*', 's', state, 'w', worker, 'a', attempt) end
+    return
+  end
   call('XADD', T .. 'events', 'MAXLEN', '~', '10000', '*',
     'id', id, 's', state, 'f', fault, 'w', worker, 'a', attempt, 'm', message)
   if in_log then
@@ -78,12 +83,12 @@ local function occupy(wid)
   elseif have > want then call('LTRIM', T .. 'floor', 0, want - 1) end
 end
 
--- The job has ended. Only now may its keys expire (P11).
-local function retire(id, state, fault, worker, attempt, message, idem)
+-- The job has ended. Only now may its keys expire (P11). `ended` = the fence of the attempt that ended it.
+local function retire(id, state, fault, worker, attempt, message, idem, ended)
   local dead = state == 'dead'
-  local ttl = dead and DEAD_TTL or JOB_TTL
+  local ttl = dead and ARGV[3]:match('%d+') or JOB_TTL
   call('ZADD', T .. (dead and 'dead' or 'done'), now, id)
-  call('HSET', JOB(id), 'state', state, 'finished', now, 'fault', fault or '')
+  call('HSET', JOB(id), 'state', state, 'finished', now, 'fault', fault or '', 'ended', ended or '')
   total(state)
   tell(id, state, fault, worker, attempt, message, true)
   call('PEXPIRE', JOB(id), ttl)
@@ -91,6 +96,33 @@ local function retire(id, state, fault, worker, attempt, message, idem)
   call('PEXPIRE', T .. 'log:' .. id, ttl)
   call('PEXPIRE', T .. 'result:' .. id, ttl)
   if idem then call('PEXPIRE', T .. 'idem:' .. idem, ttl) end
+end
+
+-- Every trace of an ended job.
+local function forget_job(id)
+  local idem = call('HGET', JOB(id), 'idem')
+  call('ZREM', T .. 'done', id)
+  call('ZREM', T .. 'dead', id)
+  call('DEL', JOB(id), T .. 'spec:' .. id, T .. 'log:' .. id, T .. 'result:' .. id)
+  if idem then call('DEL', T .. 'idem:' .. idem) end
+end
+
+-- Forgets ended jobs whose life is over, or that are too many; `most` of each kind. Answers how many.
+local function trim(most)
+  local dead_ttl, history = ARGV[3]:match('(%d+) (%d+)')
+  local count = 0
+  for name, ttl in pairs({ done = JOB_TTL, dead = dead_ttl }) do
+    for _, id in ipairs(call('ZRANGEBYSCORE', T .. name, '-inf', now - tonumber(ttl), 'LIMIT', 0, most)) do
+      forget_job(id)
+      count = count + 1
+    end
+    local extra = call('ZCARD', T .. name) - tonumber(history)
+    for _, id in ipairs(extra > 0 and call('ZRANGE', T .. name, 0, math.min(extra, most) - 1) or {}) do
+      forget_job(id)
+      count = count + 1
+    end
+  end
+  return count
 end
 
 -- A worker vanished with this job (or left it behind): back to the head, uncharged; poison after the
@@ -157,7 +189,5 @@ local function upkeep(tick, grace)
       or call('HGET', T .. 'limits', 'profile:' .. cap:sub(3)))
     if not limit or call('SCARD', T .. 'ckey:' .. cap) < tonumber(limit) then unpark(cap) end
   end
-  for name, ttl in pairs({ done = JOB_TTL, dead = DEAD_TTL }) do
-    call('ZREMRANGEBYSCORE', T .. name, '-inf', now - tonumber(ttl))
-  end
+  trim(32)
 end
