@@ -3,9 +3,11 @@
 mod fleet;
 mod support;
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sortie::core::event::OutputStream::Stdout;
 use sortie::core::{Fault, Job, State};
@@ -289,4 +291,55 @@ async fn a_worker_without_its_store_leaves_in_bounded_time() {
     go(&fleet);
     fleet.ends("j", State::Succeeded, None).await;
     fleet.is_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_process_one_it_passes_signals_on_and_reaps_orphans() {
+    const OWN_PIDS: [&str; 5] = ["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
+    let is_possible = Command::new("unshare").args(OWN_PIDS).arg("true").status();
+    if !is_possible.is_ok_and(|status| status.success()) {
+        println!("skipped: this host does not let its users make process namespaces");
+        return;
+    }
+    let fleet = Fleet::new().await;
+    let inner = fleet.command("w-0", &["--retry-base", "1ms"]);
+    let mut command = Command::new("unshare");
+    command.args(OWN_PIDS).arg("--kill-child").arg(inner.get_program()).args(inner.get_args());
+    let env = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.env_clear().envs(env).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut outer = Process::spawn(&mut command);
+    fleet.push(&patient(&fleet, "j"));
+    told(&fleet.path("pid.1")).await;
+
+    let one = children(outer.child().id())[0];
+    let worker = children(one)[0];
+    // What a supervisor leaves behind when it is killed itself falls to process one.
+    let supervisor = children(worker)[0];
+    kill(pid(supervisor), Signal::SIGKILL).unwrap();
+    told(&fleet.path("pid.2")).await;
+    eventually(SOON, "orphans are reaped", async || (children(one) == [worker]).then_some(()))
+        .await;
+
+    kill(pid(one), Signal::SIGTERM).unwrap();
+    eventually(SOON, "the signal reaches the worker", async || {
+        fleet.store.workers().await.unwrap().iter().any(|w| w.draining).then_some(())
+    })
+    .await;
+    go(&fleet);
+    let job = fleet.ends("j", State::Succeeded, None).await;
+    assert_eq!(job.counters.attempt, 2);
+    leaves(outer).await;
+    fleet.is_sound().await;
+}
+
+/// Child processes, ended ones that nobody has waited for included.
+fn children(parent: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let texts = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let texts: String = texts.collect();
+    texts.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(number.try_into().expect("a pid fits in an i32"))
 }

@@ -210,6 +210,8 @@ impl Desk {
         self.losses = if is_loss { self.losses + 1 } else { 0 };
         self.is_woken = false;
         self.pause = match supply {
+            // An answer of this kind is for a call that came too late; the next one has a new number.
+            Supply::Enough if !has_claimed => Pause::Until(Instant::now() + RETRY_FIRST),
             Supply::Enough => Pause::Nothing,
             Supply::Empty { next_due_ms } => {
                 let spread = WORK_WAIT.mul_f64(0.8 + 0.4 * fastrand::f64());

@@ -143,7 +143,7 @@ pub enum Error {
     Internal(&'static str),
     /// The store was away until the very end.
     #[error(
-        "left without handing back {0} jobs, because the store does not answer; others take them \
+        "left with jobs that could not be handed back ({0}): the store does not answer; others take them \
          over when their leases run out"
     )]
     Abandoned(usize),

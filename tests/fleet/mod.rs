@@ -2,7 +2,7 @@
 #![expect(dead_code, unreachable_pub, reason = "every test binary uses another part of this")]
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +88,11 @@ impl Fleet {
 
     /// Starts a worker as a process of its own.
     pub fn process(&self, name: &str, more: &[&str]) -> Process {
+        Process::spawn(&mut self.command(name, more))
+    }
+
+    /// The command that is a worker.
+    pub fn command(&self, name: &str, more: &[&str]) -> Command {
         let mut command = sortie(self.directory.path());
         command
             .arg("worker")
@@ -106,7 +111,7 @@ impl Fleet {
             .arg(self.path("pools"))
             .args(more)
             .stdout(Stdio::null());
-        Process::spawn(&mut command)
+        command
     }
 
     /// Pushes a job as any client would.

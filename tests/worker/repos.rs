@@ -1,0 +1,104 @@
+//! Jobs with a repository: checkout, publish, checkpoints.
+
+use serde_json::json;
+use sortie::core::event::OutputStream::Stdout;
+use sortie::core::{Event, Fault, State};
+
+use crate::fleet::Fleet;
+use crate::sh;
+use crate::support::repo::{TestRepo, git};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_works_in_a_checkout_and_its_commits_are_pushed() {
+    let fleet = Fleet::new().await;
+    let repo = TestRepo::new();
+    let base = repo.git(&["rev-parse", "main"]);
+    let _worker = fleet.work(fleet.settings("w-0")).await;
+    let script = "cat README; git config user.name a; git config user.email a@b; echo x > new;
+        git add new; git commit -qm one; echo y > left";
+    let mut job = sh("push", script);
+    job["repo"] = repo.url().into();
+    job["ref"] = "main".into();
+    job["publish"] = "branch".into();
+    fleet.push(&job);
+    let job = fleet.ends("push", State::Succeeded, None).await;
+    assert_eq!(fleet.output("push", Stdout).await, "hello\n");
+    assert_eq!(job.result.base_sha.as_deref(), Some(base.as_str()));
+    assert_eq!((job.result.branch.as_deref(), job.result.commits), (Some("sortie/push"), Some(2)));
+    let head = repo.git(&["rev-parse", "sortie/push"]);
+    assert_eq!(job.result.head_sha, Some(head));
+    assert_eq!(repo.git(&["show", "sortie/push:left"]), "y");
+    assert!(job.result.changes.unwrap().starts_with("2 files"));
+    assert_eq!(job.result.checkpoint, None);
+    let phases: Vec<&str> = job.result.phases_ms.keys().map(String::as_str).collect();
+    assert_eq!(phases, ["prepare", "publish", "run"]);
+
+    let idle = json!({"id": "idle", "command": ["true"], "repo": repo.url(), "publish": "branch"});
+    fleet.push(&idle);
+    let job = fleet.ends("idle", State::Succeeded, None).await;
+    assert_eq!((job.result.branch, job.result.changes.as_deref()), (None, Some("none")));
+    assert_eq!(repo.git(&["branch", "--list", "sortie/idle"]), "");
+    fleet.is_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_attempt_continues_where_the_first_one_stopped() {
+    let fleet = Fleet::new().await;
+    let repo = TestRepo::new();
+    let base = repo.git(&["rev-parse", "main"]);
+    let _worker = fleet.work(fleet.settings("w-0")).await;
+    let script = "if [ -e done ]; then cat done; exit 0; fi; echo half > done; exit 1";
+    let mut job = sh("again", script);
+    job["repo"] = repo.url().into();
+    fleet.push(&job);
+    let job = fleet.ends("again", State::Succeeded, None).await;
+    assert_eq!(job.counters.attempt, 2);
+    assert_eq!(job.result.base_sha, Some(base));
+    assert_eq!(fleet.output("again", Stdout).await, "half\n");
+    let pools: Vec<_> = std::fs::read_dir(fleet.path("pools")).unwrap().collect();
+    let pool = pools.into_iter().next().unwrap().unwrap().path().join("repo");
+    assert_eq!(git(&pool, &["for-each-ref", "refs/sortie"]), "", "checkpoints are forgotten");
+    let said = fleet.events("again").await;
+    let says = |wanted: &str| {
+        said.iter()
+            .any(|e| matches!(e, Event::Progress { message, .. } if message.contains(wanted)))
+    };
+    assert!(says("fetching") && says("continuing from attempt 1"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_is_not_there_is_the_jobs_fault() {
+    let fleet = Fleet::new().await;
+    let repo = TestRepo::new();
+    let _worker = fleet.work(fleet.settings("w-0")).await;
+    fleet.push(&json!({"id": "none", "command": ["true"], "repo": "/no/such/repo"}));
+    fleet.push(&json!({"id": "ref", "command": ["true"], "repo": repo.url(), "ref": "nowhere"}));
+    for (id, said) in [("none", "/no/such/repo"), ("ref", "nowhere")] {
+        let job = fleet.ends(id, State::Failed, Some(Fault::Workspace)).await;
+        assert_eq!(job.counters.attempt, 1);
+        let message = job.result.message.unwrap();
+        assert!(message.contains(said), "{message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_jobs_on_two_workers_fetches_a_repository_once() {
+    let fleet = Fleet::new().await;
+    let repo = TestRepo::new();
+    let _low = fleet.work(fleet.settings("w-0")).await;
+    let _high = fleet.work(fleet.settings("w-1")).await;
+    for number in 0..8 {
+        let job = json!({"id": format!("b{number}"), "command": ["true"], "repo": repo.url()});
+        fleet.push(&job);
+    }
+    let mut fetches = 0;
+    for number in 0..8 {
+        let id = format!("b{number}");
+        fleet.ends(&id, State::Succeeded, None).await;
+        let events = fleet.events(&id).await;
+        let is_fetch = |e: &&Event| matches!(e, Event::Progress { message, .. } if message.starts_with("fetching"));
+        fetches += events.iter().filter(is_fetch).count();
+    }
+    assert_eq!(fetches, 1);
+    fleet.is_sound().await;
+}
