@@ -10,9 +10,8 @@ use crate::config;
 use crate::env;
 use crate::store::{Check, Level};
 
-/// Oldest git that can do what the workers ask of it: `git worktree`-less shared pools need
-/// `--filter`-free local fetches with `core.fsync`, which came with 2.36.
-const GIT: (u32, u32) = (2, 36);
+/// Oldest git that a worker accepts (`git/cli.rs`).
+const GIT: (u32, u32) = (2, 38);
 
 pub(super) async fn run(
     context: &Context,

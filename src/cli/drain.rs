@@ -79,7 +79,7 @@ pub(super) async fn run(context: &Context, timeout: Duration, name: Option<&str>
         printer.note(&format!("{pod} is drained and holds nothing"))?;
         return Ok(Exit::Success);
     }
-    let count = words::count(handed_back.len(), "job");
+    let count = words::count(handed_back.len() as u64, "job");
     printer
         .note(&format!("{pod} holds nothing and handed {count} back; others go on with them"))?;
     for id in &handed_back {
@@ -89,11 +89,11 @@ pub(super) async fn run(context: &Context, timeout: Duration, name: Option<&str>
 }
 
 /// How many jobs the worker holds; none if it is not known any more.
-async fn held(jobs: &Jobs, worker: &WorkerId) -> Result<usize, Failure> {
+async fn held(jobs: &Jobs, worker: &WorkerId) -> Result<u64, Failure> {
     let workers = jobs.workers().await?;
     let Some(record) = workers.iter().find(|record| record.id == *worker) else { return Ok(0) };
     if !record.is_lost {
-        return Ok(record.running as usize);
+        return Ok(record.running.into());
     }
     // A lost worker cannot say what it holds; the jobs' own records can.
     let query = Query {
@@ -102,7 +102,7 @@ async fn held(jobs: &Jobs, worker: &WorkerId) -> Result<usize, Failure> {
         limit: 1000,
         ..Query::default()
     };
-    Ok(jobs.list(&query).await?.len())
+    Ok(jobs.list(&query).await?.len() as u64)
 }
 
 /// The job that this transition says the worker handed back.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::args::Output;
-use super::{Context, Exit, Outcome};
+use super::{Context, Exit, Outcome, words};
 use crate::api::wire::API_VERSION;
 
 #[derive(Serialize)]
@@ -18,12 +18,13 @@ struct Swept {
 pub(super) async fn run(context: &Context, dry_run: bool) -> Outcome {
     let printer = &context.printer;
     let swept = context.connect().await?.store().sweep(dry_run).await?;
+    let (records, workers) = (swept.records, swept.workers);
     if printer.format() == Output::Text {
         let verb = if dry_run { "would remove" } else { "removed" };
-        let (records, workers) = (swept.records, swept.workers);
-        printer.line(&format!("{verb} {records} ended jobs and {workers} lost workers"))?;
+        let (records, workers) =
+            (words::count(records, "ended job"), words::count(workers, "lost worker"));
+        printer.line(&format!("{verb} {records} and {workers}"))?;
     } else {
-        let (records, workers) = (swept.records, swept.workers);
         printer.document(&Swept { api_version: API_VERSION, dry_run, records, workers })?;
     }
     Ok(Exit::Success)

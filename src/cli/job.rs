@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context, id: &str) -> Outcome {
     let head = json.head_sha.as_ref().map(|head| {
         format!(
             "{head} ({} since {})",
-            words::count(json.commits.unwrap_or(0) as usize, "commit"),
+            words::count(json.commits.unwrap_or(0).into(), "commit"),
             json.base_sha.as_deref().unwrap_or("the start")
         )
     });

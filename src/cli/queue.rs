@@ -26,7 +26,7 @@ pub(super) async fn run(context: &Context, action: Option<args::Queue>) -> Outco
             let of = profile.as_ref().map(|name| format!(" of profile {name}")).unwrap_or_default();
             let said = match running.0 {
                 Some(most) => {
-                    format!("at most {} at a time{of}", words::count(most as usize, "job"))
+                    format!("at most {} at a time{of}", words::count(most.into(), "job"))
                 }
                 None => format!("no limit{of}"),
             };

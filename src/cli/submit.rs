@@ -42,8 +42,15 @@ pub(super) async fn run(context: &Context, args: &Submit, follows: bool) -> Outc
     let patience = Patience::new(args.wait_timeout, args.cancel_on_interrupt);
     let ids: Vec<_> = submitted.into_iter().map(|one| one.id).collect();
     let mut exit = Exit::Success;
+    let shown = match ids.as_slice() {
+        [_] if follows => Some(Selection::default()),
+        [_] if context.printer.format() != Output::Jsonl => Some(Selection::steps()),
+        // The steps of many jobs, one job after the other, tell nobody anything; and lines of JSON
+        // are the jobs themselves.
+        _ => None,
+    };
     for id in &ids {
-        let selection = follows.then(Selection::default);
+        let selection = shown.clone();
         match until_end(context, &jobs, id, selection, &patience, interrupt).await? {
             Ended::Job(job) => {
                 wait::conclude(context, &job)?;
@@ -135,7 +142,7 @@ async fn report(
             let name = if follows { format!("job {} ", one.id) } else { String::new() };
             let line = if one.is_new {
                 let pending = jobs.stats().await?.pending;
-                format!("{name}queued, {pending} waiting")
+                format!("{name}queued; {} pending in all", words::count(pending, "job"))
             } else {
                 format!("{name}is known already; nothing was queued")
             };
@@ -146,7 +153,7 @@ async fn report(
             let new = many.iter().filter(|one| one.is_new).count();
             let known = many.len() - new;
             let also = if known > 0 { format!(", {known} known already") } else { String::new() };
-            printer.note(&format!("· {} queued{also}", words::count(new, "job")))
+            printer.note(&format!("· {} queued{also}", words::count(new as u64, "job")))
         }
     }
 }

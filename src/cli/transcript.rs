@@ -23,6 +23,11 @@ pub(super) struct Selection {
 }
 
 impl Selection {
+    /// Only the steps of the job's life.
+    pub(super) fn steps() -> Self {
+        Self { only: vec![LogKind::Events], ..Self::default() }
+    }
+
     fn shows(&self, kind: LogKind) -> bool {
         if self.only.is_empty() {
             !(self.raw && kind == LogKind::Events)

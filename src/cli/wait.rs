@@ -22,7 +22,7 @@ pub(super) async fn run(context: &Context, args: &Wait) -> Outcome {
         ids.push(jobs.find(id).await?.id);
     }
     let mut interrupt = Interrupt::new()?;
-    context.printer.live(&format!("waiting for {}", words::count(ids.len(), "job")));
+    context.printer.live(&format!("waiting for {}", words::count(ids.len() as u64, "job")));
     let waited = tokio::select! {
         // Only reads: it may be dropped at any point.
         waited = jobs.wait(&ids, args.any, args.timeout) => waited?,
@@ -66,8 +66,7 @@ pub(super) enum Ended {
     Interrupted,
 }
 
-/// Waits for a job's end and shows what happens to it meanwhile: with a selection also what it
-/// writes, without one only the steps of its life.
+/// Waits for a job's end, and shows what the selection wants of its log meanwhile.
 pub(super) async fn until_end(
     context: &Context,
     jobs: &Jobs,
@@ -76,9 +75,7 @@ pub(super) async fn until_end(
     patience: &Patience,
     interrupt: &mut Interrupt,
 ) -> Result<Ended, Failure> {
-    let steps = || Selection { only: vec![super::args::LogKind::Events], ..Selection::default() };
-    let shows = selection.is_some() || context.printer.format() != Output::Jsonl;
-    let mut transcript = Transcript::new(&context.printer, selection.unwrap_or_else(steps));
+    let mut transcript = selection.map(|selection| Transcript::new(&context.printer, selection));
     let mut follow = jobs.follow(id, "");
     let mut cancels = patience.cancels;
     loop {
@@ -91,7 +88,7 @@ pub(super) async fn until_end(
                     return Ok(Ended::Job(job));
                 }
                 Step::Entries(entries) => {
-                    if shows {
+                    if let Some(transcript) = &mut transcript {
                         entries.iter().try_for_each(|entry| transcript.show(entry))?;
                     }
                 }

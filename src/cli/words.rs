@@ -112,7 +112,7 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 /// `1 job`, `2 jobs`.
-pub(super) fn count(number: usize, noun: &str) -> String {
+pub(super) fn count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 

@@ -1,0 +1,170 @@
+//! Commands beside a worker that runs jobs.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::support::process::{Process, sortie};
+use crate::support::redis::TestRedis;
+use crate::support::{SOON, eventually_blocking};
+use crate::{Ran, home, run};
+
+struct Fleet {
+    redis: TestRedis,
+    home: TempDir,
+    /// Killed with the fleet; with it the processes of its jobs.
+    _worker: Process,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let (redis, home) = (TestRedis::start(), home());
+        let mut command = sortie(home.path());
+        command
+            .args(["worker", "--name", "cli-0", "--slots", "2", "--redis", &redis.url()])
+            .args(["--lease", "6s", "--beat", "500ms", "--freeze-margin", "1s", "--grace", "2s"])
+            .arg("--worktrees")
+            .arg(home.path().join("worktrees"))
+            .arg("--shared")
+            .arg(home.path().join("shared"))
+            .stderr(Stdio::null());
+        let fleet = Self { _worker: Process::spawn(&mut command), redis, home };
+        eventually_blocking(SOON, "the worker is there", || {
+            (fleet.run(&["workers", "-o", "id"]).expect(0).out.lines().count() == 1).then_some(())
+        });
+        fleet
+    }
+
+    fn run(&self, words: &[&str]) -> Ran {
+        run(self.home.path(), &[&["--redis", &self.redis.url()], words].concat())
+    }
+
+    /// Starts a command, to interrupt it.
+    fn start(&self, words: &[&str]) -> Process {
+        let mut command = sortie(self.home.path());
+        command
+            .args(words)
+            .env("SORTIE_REDIS_URL", self.redis.url())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Process::spawn(&mut command)
+    }
+
+    fn until(&self, id: &str, state: &str) {
+        eventually_blocking(SOON, state, || {
+            let job = self.run(&["job", id, "--json"]).json();
+            (job["state"] == state).then_some(())
+        });
+    }
+}
+
+/// Everything a process still says on standard error.
+fn rest(process: &mut Process) -> String {
+    let pipe = process.child().stderr.take().expect("it is piped");
+    std::io::read_to_string(pipe).expect("text")
+}
+
+#[test]
+fn a_command_ends_as_its_job_ends() {
+    let fleet = Fleet::new();
+    let ran = fleet.run(&["run", "--", "sh", "-c", "echo out; echo err >&2"]).expect(0);
+    assert_eq!(ran.out, "out\n");
+    assert!(ran.err.contains("\nerr\n") && ran.err.contains("running on cli-0"), "{ran:?}");
+    assert!(ran.err.contains("succeeded after"), "{ran:?}");
+
+    let fails = ["--max-attempts", "1", "--", "sh", "-c", "exit 42"];
+    fleet.run(&[&["run"], fails.as_slice()].concat()).expect(5);
+    fleet.run(&[&["run", "--agent-exit-code"], fails.as_slice()].concat()).expect(42);
+    fleet.run(&["submit", "--wait", "--", "/does/not/exist"]).expect(1);
+    fleet.run(&["submit", "--wait", "a prompt, but there is no profile"]).expect(7);
+
+    let job = fleet.run(&["submit", "--wait", "--json", "--", "true"]).expect(0).json();
+    assert_eq!((&job["state"], &job["exit_code"]), (&"succeeded".into(), &0.into()));
+    assert_eq!((&job["pod_name"], &job["attempt"]), (&"cli-0".into(), &1.into()));
+    let lines = fleet.run(&["run", "-o", "jsonl", "--", "echo", "hi"]).expect(0).out;
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["type"] == "output" && line["text"] == "hi\n"));
+    assert_eq!(lines.last().unwrap()["state"], "succeeded");
+    assert!(lines.last().unwrap()["type"].is_null());
+}
+
+#[test]
+fn logs_of_a_job_that_has_ended() {
+    let fleet = Fleet::new();
+    let script = "for i in 1 2 3; do echo $i; done; echo problem >&2";
+    fleet.run(&["submit", "--wait", "--id", "a", "--", "sh", "-c", script]).expect(0);
+    let logs = |words: &[&str]| fleet.run(&[&["logs", "a"], words].concat()).expect(0);
+    let all = logs(&[]);
+    assert_eq!(all.out, "1\n2\n3\n");
+    assert!(all.err.contains("problem\n") && all.err.contains("· succeeded"), "{all:?}");
+    assert_eq!(
+        (logs(&["--raw"]).err.as_str(), logs(&["-f"]).out.as_str()),
+        ("problem\n", "1\n2\n3\n")
+    );
+    assert_eq!(logs(&["--only", "stdout", "--tail", "2"]).out.lines().count(), 2);
+    assert_eq!(logs(&["--attempt", "2"]).out, "");
+    assert_eq!(logs(&["--since", "2100-01-01T00:00:00Z"]).out, "");
+    let items = logs(&["--json"]).json()["items"].as_array().unwrap().len();
+    assert_eq!(logs(&["-o", "jsonl"]).out.lines().count(), items);
+    let events = fleet.run(&["events", "-o", "jsonl"]).expect(0).out;
+    let last: serde_json::Value = serde_json::from_str(events.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["job"], &last["state"]), (&"a".into(), &"succeeded".into()));
+}
+
+#[test]
+fn an_interrupt_leaves_the_job_alone_or_cancels_it() {
+    let fleet = Fleet::new();
+    let script = "echo begun; exec sleep 600";
+    for (flags, code, state) in [
+        (["run", "--id", "a"].as_slice(), 130, "running"),
+        (&["run", "--id", "b", "--cancel-on-interrupt"], 6, "canceled"),
+    ] {
+        let mut waiting = fleet.start(&[flags, &["--", "sh", "-c", script]].concat());
+        let mut line = String::new();
+        let mut out = BufReader::new(waiting.child().stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "begun\n", "output is shown while the job runs");
+        waiting.signal(Signal::SIGINT);
+        let status = waiting.wait_blocking(SOON);
+        let said = rest(&mut waiting);
+        assert_eq!(status.code(), Some(code), "{said}");
+        assert_eq!(said.contains("sortie logs -f a"), code == 130, "{said}");
+        assert_eq!(fleet.run(&["job", flags[2], "--json"]).json()["state"], state);
+    }
+    fleet.run(&["cancel", "a"]).expect(0);
+    fleet.run(&["wait", "a"]).expect(6);
+}
+
+#[test]
+fn a_drain_hands_back_what_does_not_end_and_may_be_repeated() {
+    let fleet = Fleet::new();
+    fleet.run(&["submit", "--id", "a", "--", "sleep", "600"]).expect(0);
+    fleet.until("a", "running");
+    let unknown = fleet.run(&["drain", "--worker", "nobody"]).expect(2);
+    assert!(unknown.err.contains("cli-0/"), "{unknown:?}");
+    // Without a name it finds the worker of this host.
+    let drained = fleet.run(&["drain", "--timeout", "2s"]).expect(3);
+    assert_eq!(drained.out, "a\n", "{drained:?}");
+    let job = fleet.run(&["job", "a", "--json"]).json();
+    assert_eq!((&job["state"], &job["fault"]), (&"queued".into(), &"interrupted".into()));
+    assert_eq!((&job["attempt"], &job["charged"]), (&1.into(), &0.into()));
+    fleet.run(&["drain", "--worker", "cli-0", "--timeout", "2s"]).expect(0);
+    let workers = fleet.run(&["workers", "--json"]).expect(0).json();
+    assert_eq!(workers["items"][0]["state"], "draining");
+}
+
+#[test]
+fn a_pod_whose_worker_has_left_has_nothing_to_drain() {
+    let redis = TestRedis::start();
+    let home = home();
+    let drain = |pod: Option<&str>| {
+        let mut command = sortie(home.path());
+        command.args(["drain", "--redis", &redis.url()]);
+        Ran::of(command.envs(pod.map(|pod| ("POD_NAME", pod))).output().unwrap())
+    };
+    drain(Some("sortie-0")).expect(0);
+    assert!(drain(None).expect(2).err.contains("--worker"));
+}
