@@ -2,6 +2,10 @@
 
 use std::collections::HashMap;
 
+use redis::{RedisResult, Value};
+
+use super::address::is_forbidden;
+use super::conn::{Request, parse};
 use super::{RedisStore, Result};
 use crate::store::{Check, Error, Level};
 
@@ -13,8 +17,10 @@ const VALKEY: (u32, u32) = (7, 2);
 impl RedisStore {
     /// Refuses a server that would lose jobs or does not know the commands.
     pub(super) async fn demand_fitness(&self, allow_eviction: bool) -> Result<()> {
-        let Some(info) = self.info().await? else { return Ok(()) };
-        if let Some(problem) = version_problem(&info) {
+        // Once: an address at which nobody answers is told, not waited for.
+        let answer = self.calls.send_once(&Request::Command(&redis::cmd("INFO"))).await;
+        let Some(info) = self.read_info(answer)? else { return Ok(()) };
+        if let Some(problem) = version_problem(&info).or_else(|| role_problem(&info)) {
             return Err(Error::Misconfigured(problem));
         }
         match eviction_problem(&info) {
@@ -28,7 +34,8 @@ impl RedisStore {
     }
 
     pub(super) async fn judge(&self) -> Result<Vec<Check>> {
-        let Some(info) = self.info().await? else {
+        let answer = self.calls.send(&Request::Command(&redis::cmd("INFO"))).await;
+        let Some(info) = self.read_info(answer)? else {
             return Ok(vec![check("redis", Some((Level::Warning, "the ACL does not allow INFO: version, eviction and persistence cannot be checked; add +info to the user".into())), String::new())]);
         };
         let of = |name: &str| info.get(name).map(String::as_str).unwrap_or_default();
@@ -47,9 +54,7 @@ impl RedisStore {
                 "Redis cannot write its append-only file; look at its disk and its log".to_owned(),
             )
         });
-        let role = (of("role") == "slave").then(|| {
-            (Level::Error, "this server is a replica; give the address of the primary, or a redis+sentinel:// URL".to_owned())
-        });
+        let role = role_problem(&info).map(|problem| (Level::Error, problem));
         let stats = self.read_stats().await?;
         let bad = (stats.bad > 0).then(|| {
             (
@@ -76,11 +81,11 @@ impl RedisStore {
     }
 
     /// `INFO` as a map; `None` where the ACL forbids it.
-    async fn info(&self) -> Result<Option<HashMap<String, String>>> {
-        let text: String = match self.ask(&redis::cmd("INFO")).await {
-            Ok(text) => text,
-            Err(Error::Misconfigured(problem)) if problem.contains("ACL") => return Ok(None),
-            Err(error) => return Err(error),
+    fn read_info(&self, answer: RedisResult<Value>) -> Result<Option<HashMap<String, String>>> {
+        let text: String = match answer {
+            Ok(text) => parse(text)?,
+            Err(error) if is_forbidden(&error) => return Ok(None),
+            Err(error) => return Err(self.address.explain(error)),
         };
         Ok(Some(
             text.lines()
@@ -109,6 +114,13 @@ fn version_problem(info: &HashMap<String, String>) -> Option<String> {
             "{name} {version} is too old: {name} {}.{} or newer is needed; upgrade the server",
             oldest.0, oldest.1
         )
+    })
+}
+
+fn role_problem(info: &HashMap<String, String>) -> Option<String> {
+    (info.get("role").map(String::as_str) == Some("slave")).then(|| {
+        "Redis is a read-only replica there; give the address of the primary, or a redis+sentinel:// URL"
+            .to_owned()
     })
 }
 

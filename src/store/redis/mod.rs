@@ -2,17 +2,17 @@
 //! the server's clock.
 //!
 //! `keys` names everything that is stored; `scripts` are the transitions; `work` calls them for
-//! workers and `people` for everybody else; `records` reads; `wait` blocks; `conn` keeps connections
-//! alive; `health` judges the server.
+//! workers and `people` for everybody else; `records` reads; `wait` blocks; `address` makes
+//! connections and `conn` keeps them alive; `health` judges the server.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_redis::Pool;
 use redis::{Cmd, FromRedisValue, Value};
 
-use self::conn::{Address, Link};
+use self::address::Address;
+use self::conn::{Calls, Request};
 use self::keys::Keys;
 use self::scripts::Call;
 use super::{
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::core::{Event, Fence, Job, JobId, State, WorkerId};
 
+mod address;
 mod conn;
 mod health;
 mod keys;
@@ -74,35 +75,16 @@ pub async fn connect(settings: Settings, role: Role) -> Result<Arc<dyn Store>> {
         )));
     }
     let address = Address::parse(&settings.url)?;
-    let calls = match role {
-        Role::Engine => Calls::Own(Box::new(Link::new(address.clone()))),
-        Role::Client => Calls::Pool(pool(&address).await?),
-    };
     let store = RedisStore {
         keys: Keys::new(&settings.queue),
         terms: settings.terms,
-        calls,
-        logs: Link::new(address.clone()),
-        waits: wait::Waits::new(&address),
+        calls: Calls::new(&address, role),
+        logs: Calls::new(&address, role),
+        waits: wait::Waits::new(&address, role),
         address,
     };
     store.demand_fitness(settings.allow_eviction).await?;
     Ok(Arc::new(store))
-}
-
-async fn pool(address: &Address) -> Result<Pool> {
-    let misconfigured = |error: &dyn std::fmt::Display| {
-        Error::Misconfigured(format!("the connection pool cannot be made: {error}"))
-    };
-    let manager =
-        deadpool_redis::Manager::new_with_config(address.info().await?, conn::pool_config())
-            .map_err(|error| misconfigured(&error))?;
-    Pool::builder(manager)
-        .max_size(8)
-        .wait_timeout(Some(Duration::from_secs(2)))
-        .runtime(deadpool_redis::Runtime::Tokio1)
-        .build()
-        .map_err(|error| misconfigured(&error))
 }
 
 pub(super) struct RedisStore {
@@ -110,14 +92,9 @@ pub(super) struct RedisStore {
     terms: Terms,
     calls: Calls,
     /// Output of jobs, apart from the calls: a heartbeat never queues behind it.
-    logs: Link,
+    logs: Calls,
     waits: wait::Waits,
     address: Address,
-}
-
-enum Calls {
-    Own(Box<Link>),
-    Pool(Pool),
 }
 
 impl RedisStore {
@@ -125,31 +102,14 @@ impl RedisStore {
         Call::new(script, &self.keys, &self.terms)
     }
 
-    /// Runs a script: until it is answered for a worker, once for a short caller.
+    /// Runs a script: until it is answered for a worker, for a few seconds for a short caller.
     async fn run<T: FromRedisValue>(&self, call: Call) -> Result<T> {
-        match &self.calls {
-            Calls::Own(link) => link.run(&call).await,
-            Calls::Pool(pool) => {
-                let mut connection = pool.get().await.map_err(|error| self.no_connection(error))?;
-                conn::parse(
-                    call.on(&mut connection).await.map_err(|error| self.address.explain(error))?,
-                )
-            }
-        }
+        self.calls.run(&call).await
     }
 
-    /// Sends a reading command, or several as one pipeline.
+    /// Sends a reading command.
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
-        let answer = match &self.calls {
-            Calls::Own(link) => link.once(command).await,
-            Calls::Pool(pool) => {
-                let mut connection = pool.get().await.map_err(|error| self.no_connection(error))?;
-                redis::aio::ConnectionLike::req_packed_command(&mut connection, command)
-                    .await
-                    .and_then(Value::extract_error)
-            }
-        };
-        conn::parse(answer.map_err(|error| self.address.explain(error))?)
+        self.calls.answer(&Request::Command(command)).await
     }
 
     /// Sends reading commands together; one answer each.
@@ -158,30 +118,7 @@ impl RedisStore {
         for command in commands {
             pipeline.add_command(command.clone());
         }
-        let answer = match &self.calls {
-            Calls::Own(link) => link.once_all(&pipeline, commands.len()).await,
-            Calls::Pool(pool) => {
-                let mut connection = pool.get().await.map_err(|error| self.no_connection(error))?;
-                redis::aio::ConnectionLike::req_packed_commands(
-                    &mut connection,
-                    &pipeline,
-                    0,
-                    commands.len(),
-                )
-                .await
-            }
-        };
-        answer.map_err(|error| self.address.explain(error))
-    }
-
-    fn no_connection(&self, error: deadpool_redis::PoolError) -> Error {
-        match error {
-            deadpool_redis::PoolError::Backend(error) => self.address.explain(error),
-            other => Error::Unavailable {
-                message: format!("no connection to Redis: {other}"),
-                source: None,
-            },
-        }
+        self.calls.answer(&Request::Commands(&pipeline, commands.len())).await
     }
 }
 

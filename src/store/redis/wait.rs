@@ -2,25 +2,34 @@
 //! P8): the queue is watched by moving its head onto itself, so whoever drops the wait loses nothing.
 //!
 //! A wait that its caller drops goes on in the background, and the next caller joins it: a worker that
-//! is called away from the queue all the time does not dial a connection each time.
+//! is called away from the queue all the time does not dial a connection each time, and a hint that came
+//! while nobody listened is there for whoever listens next.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Value};
 use tokio::sync::watch;
 
-use super::conn::{Address, Link};
+use super::Role;
+use super::address::{Address, timed_out};
+use super::conn::{Link, Request, ask, is_passing};
 use super::keys::Keys;
 use super::scripts::millis;
 use crate::store::Wake;
 
 /// How much longer than the server may wait the client does.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A server that is away is asked again after this time, not at once.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Idle connections kept for readers of logs.
+const IDLE: usize = 8;
 
+/// The waits of one worker: two that wait for pokes share one wait, and the one hint it brings.
 pub(super) struct Waits {
     address: Address,
+    role: Role,
     work: Wait,
     poke: Wait,
     transition: Wait,
@@ -30,18 +39,26 @@ pub(super) struct Waits {
     tails: Mutex<Vec<MultiplexedConnection>>,
 }
 
+/// How a wait ended: with something (true) or after its time (false).
+type Outcome = Option<RedisResult<bool>>;
+
 /// One kind of wait, of which one is under way at most.
 struct Wait {
     link: Arc<Link>,
-    running: Mutex<Option<watch::Receiver<bool>>>,
+    /// The wait that is under way, or ended and was not told to anybody yet.
+    latest: Mutex<Option<watch::Receiver<Outcome>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no code panics while it holds the lock")
 }
 
 impl Waits {
-    pub(super) fn new(address: &Address) -> Self {
-        let wait =
-            || Wait { link: Arc::new(Link::blocking(address.clone())), running: Mutex::default() };
+    pub(super) fn new(address: &Address, role: Role) -> Self {
+        let wait = || Wait { link: Arc::new(Link::new(address.clone())), latest: Mutex::default() };
         Self {
             address: address.clone(),
+            role,
             work: wait(),
             poke: wait(),
             transition: wait(),
@@ -51,9 +68,10 @@ impl Waits {
     }
 
     pub(super) fn has_seen(&self, transition: String) {
-        *self.seen.lock().expect("no code panics while it holds the lock") = transition;
+        *locked(&self.seen) = transition;
     }
 
+    /// Fails only for what does not pass by itself, after a pause.
     pub(super) async fn wake(&self, keys: &Keys, wake: &Wake, limit: Duration) -> RedisResult<()> {
         let limit = limit.max(Duration::from_millis(1));
         match wake {
@@ -72,8 +90,7 @@ impl Waits {
                 self.poke.wait(pop, limit).await
             }
             Wake::Transition => {
-                let seen =
-                    self.seen.lock().expect("no code panics while it holds the lock").clone();
+                let seen = locked(&self.seen).clone();
                 let mut read = redis::cmd("XREAD");
                 read.arg("COUNT")
                     .arg(1)
@@ -89,17 +106,40 @@ impl Waits {
 
     /// A blocking read on a connection of its own; a dropped read takes its connection along.
     pub(super) async fn tail(&self, command: &Cmd, wait: Duration) -> RedisResult<Value> {
-        let idle = self.tails.lock().expect("no code panics while it holds the lock").pop();
+        loop {
+            let idle = locked(&self.tails).pop();
+            let was_idle = idle.is_some();
+            let error = match Box::pin(self.read(idle, command, wait)).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if was_idle && error.is_connection_dropped() {
+                // It died while it was idle; each attempt uses one of them up.
+                continue;
+            }
+            if self.role == Role::Client || !is_passing(&error) {
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn read(
+        &self,
+        idle: Option<MultiplexedConnection>,
+        command: &Cmd,
+        wait: Duration,
+    ) -> RedisResult<Value> {
         let mut connection = match idle {
             Some(connection) => connection,
-            None => self.address.dial(None).await?,
+            None => self.address.dial().await?,
         };
-        let answer = tokio::time::timeout(
-            wait + PATIENCE,
-            redis::aio::ConnectionLike::req_packed_command(&mut connection, command),
-        );
-        let answer = answer.await.map_err(|_| no_answer())??.extract_error()?;
-        self.tails.lock().expect("no code panics while it holds the lock").push(connection);
+        let answer = tokio::time::timeout(wait + PATIENCE, ask(&mut connection, command)).await;
+        let answer = answer.map_err(|_| timed_out("no answer to a blocking read"))??;
+        let mut tails = locked(&self.tails);
+        if tails.len() < IDLE {
+            tails.push(connection);
+        }
         Ok(answer)
     }
 }
@@ -107,33 +147,42 @@ impl Waits {
 impl Wait {
     /// Joins the wait that is under way, or begins one.
     async fn wait(&self, command: Cmd, limit: Duration) -> RedisResult<()> {
-        let mut done = {
-            let mut running = self.running.lock().expect("no code panics while it holds the lock");
-            if let Some(done) = running.as_ref().filter(|done| done.has_changed().is_ok()) {
-                done.clone()
-            } else {
-                let (tell, done) = watch::channel(false);
-                let link = Arc::clone(&self.link);
-                tokio::spawn(async move {
-                    let answer = tokio::time::timeout(limit + PATIENCE, link.once(&command)).await;
-                    if !matches!(answer, Ok(Ok(_))) {
-                        // A server that is away is asked again in a moment, not at once.
-                        link.hang_up();
-                        tokio::time::sleep(Duration::from_millis(250).min(limit)).await;
-                    }
-                    // Nobody may be waiting any more.
-                    drop(tell.send(true));
-                });
-                *running = Some(done.clone());
-                done
-            }
+        let mut latest = {
+            let mut latest = locked(&self.latest);
+            // One that ended for nothing while nobody listened says nothing.
+            latest.take_if(|wait| matches!(*wait.borrow(), Some(Ok(false))));
+            latest.get_or_insert_with(|| self.begin(command, limit)).clone()
         };
-        // An error says that the wait is over too. Limited again, because the wait may be an older, longer one.
-        drop(tokio::time::timeout(limit, done.wait_for(|is_done| *is_done)).await);
-        Ok(())
+        // Limited here too, because the wait may be an older, longer one.
+        let ended = tokio::time::timeout(limit, latest.wait_for(Option::is_some)).await;
+        let outcome = match &ended {
+            Ok(Ok(outcome)) => (*outcome).clone(),
+            // Its task is gone, with the runtime.
+            Ok(Err(_)) => None,
+            Err(_) => return Ok(()),
+        };
+        drop(ended);
+        locked(&self.latest).take_if(|wait| wait.same_channel(&latest));
+        match outcome {
+            Some(Err(error)) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
-}
 
-fn no_answer() -> redis::RedisError {
-    std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer to a blocking read").into()
+    fn begin(&self, command: Cmd, limit: Duration) -> watch::Receiver<Outcome> {
+        let (tell, outcome) = watch::channel(None);
+        let link = Arc::clone(&self.link);
+        tokio::spawn(async move {
+            let answer = link.once(&Request::Command(&command), limit + PATIENCE).await;
+            if let Err(error) = &answer {
+                if error.is_timeout() {
+                    // The command may still be armed, and keeps all others on the connection waiting.
+                    link.hang_up();
+                }
+                tokio::time::sleep(PAUSE.min(limit)).await;
+            }
+            tell.send_replace(Some(answer.map(|value| value != Value::Nil)));
+        });
+        outcome
+    }
 }
