@@ -48,15 +48,23 @@ async fn a_pushed_job_runs_and_its_output_is_in_the_log() {
 async fn a_failing_job_is_tried_again_and_then_dead() {
     let fleet = Fleet::new().await;
     let _worker = fleet.work(fleet.settings("w-0")).await;
-    fleet.push(&sh("fails", "echo attempt $SORTIE_ATTEMPT; exit 3"));
+    let twice = |id: &str, script: &str| {
+        let mut job = sh(id, script);
+        job["max_attempts"] = 2.into();
+        job
+    };
+    fleet.push(&twice("fails", "echo attempt $SORTIE_ATTEMPT; exit 3"));
     let job = fleet.ends("fails", State::Dead, Some(Fault::AgentExit)).await;
     assert_eq!(job.result.exit_code, Some(3));
     assert_eq!(job.result.message.as_deref(), Some("exited with code 3"));
     assert_eq!((job.counters.attempt, job.counters.charged), (2, 2));
     assert_eq!(fleet.output("fails", Stdout).await, "attempt 1\nattempt 2\n");
-    fleet.push(&sh("killed", "kill -9 $$"));
+    fleet.push(&twice("killed", "kill -9 $$"));
     let job = fleet.ends("killed", State::Dead, Some(Fault::AgentExit)).await;
     assert_eq!(job.result.signal, Some(9));
+    fleet.push(&sh("once", "exit 3"));
+    let job = fleet.ends("once", State::Failed, Some(Fault::AgentExit)).await;
+    assert_eq!(job.counters.attempt, 1, "the exit code of a plain command is its answer");
     fleet.is_sound().await;
 }
 
@@ -84,7 +92,7 @@ async fn a_job_over_its_time_is_stopped_with_all_it_started() {
     job["timeout_s"] = 1.into();
     job["max_attempts"] = 1.into();
     fleet.push(&job);
-    let job = fleet.ends("slow", State::Dead, Some(Fault::Timeout)).await;
+    let job = fleet.ends("slow", State::Failed, Some(Fault::Timeout)).await;
     assert_eq!(job.result.message.as_deref(), Some("over its limit of 1 s"));
     assert!(!lives(&told(&pid).await));
 }

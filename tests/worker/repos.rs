@@ -50,6 +50,7 @@ async fn the_second_attempt_continues_where_the_first_one_stopped() {
     let script = "if [ -e done ]; then cat done; exit 0; fi; echo half > done; exit 1";
     let mut job = sh("again", script);
     job["repo"] = repo.url().into();
+    job["max_attempts"] = 2.into();
     fleet.push(&job);
     let job = fleet.ends("again", State::Succeeded, None).await;
     assert_eq!(job.counters.attempt, 2);
