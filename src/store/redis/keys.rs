@@ -16,7 +16,7 @@
 //! | `T run` | zset | job → end of its lease in ms. *The* definition of running. **KEDA: running** | |
 //! | `T later` | zset | job → due in ms: delays, backoff, deferred. **KEDA: later** | |
 //! | `T waiting` | zset | job → since when it waits for an answer | |
-//! | `T park:<cap>`, `T parks` | zset, set | jobs held back by a cap, by their score; the caps that have some | |
+//! | `T park:<cap>`, `T parks` | zset, hash | jobs held back by a cap, by their score; the caps that have some, each with the job that was let go last | |
 //! | `T ckey:<cap>` | set | jobs running under a cap: `k:<concurrency key>` or `p:<profile>` | |
 //! | `T limits` | hash | `profile:<name>` → most running jobs | |
 //! | `T done`, `T dead` | zset | ended jobs by time of their end in ms | trimmed with the records |
@@ -24,6 +24,7 @@
 //! | `T worker:<wid>` | hash | the worker's record, its last claim's number and jobs | with its entry |
 //! | `T held:<wid>` | set | jobs it holds | |
 //! | `T pods` | hash | pod → newest incarnation of a pod of which only one can live | |
+//! | `T gone:<wid>` | string | an incarnation that was displaced by its successor | 1 h |
 //! | `T poke:<wid>` | list | a hint that something concerns the worker; at most one | |
 //! | `T busy`, `T free` | zset | workers by ordinal: with jobs; with room | |
 //! | `T floor` | list | unary: highest busy, not draining ordinal + 1. **KEDA: busyfloor** | |

@@ -115,7 +115,7 @@ impl RedisStore {
     }
 
     async fn parks(&self) -> Result<Vec<String>> {
-        let caps: Vec<String> = self.ask(&command("SMEMBERS", &[&self.keys.of("parks")])).await?;
+        let caps: Vec<String> = self.ask(&command("HKEYS", &[&self.keys.of("parks")])).await?;
         Ok(caps.iter().map(|cap| self.keys.of(&format!("park:{cap}"))).collect())
     }
 

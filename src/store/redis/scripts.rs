@@ -16,15 +16,15 @@ macro_rules! script {
 }
 
 script!(SUBMIT, "lua/adopt.lua", "lua/submit.lua");
-script!(EXCHANGE, "lua/adopt.lua", "lua/exchange.lua");
-script!(BEAT, "lua/beat.lua");
-script!(REGISTER, "lua/register.lua");
+script!(EXCHANGE, "lua/upkeep.lua", "lua/adopt.lua", "lua/exchange.lua");
+script!(BEAT, "lua/upkeep.lua", "lua/beat.lua");
+script!(REGISTER, "lua/upkeep.lua", "lua/register.lua");
 script!(APPEND, "lua/append.lua");
 script!(LOCK, "lua/lock.lua");
 script!(CHANGE, "lua/adopt.lua", "lua/change.lua");
-script!(CONTROL, "lua/control.lua");
+script!(CONTROL, "lua/upkeep.lua", "lua/control.lua");
 script!(BAD, "lua/bad.lua");
-script!(SWEEP, "lua/sweep.lua");
+script!(SWEEP, "lua/upkeep.lua", "lua/sweep.lua");
 script!(FSCK, "lua/fsck.lua");
 
 /// A script and the SHA-1 under which a server knows it.

@@ -103,7 +103,7 @@ local function adopt(raw)
   end
   local id = o.id
   if not id then
-    local digest = redis.sha1hex(string.format('%.0f', us) .. (call('HGET', META, 'seq') or '') .. raw)
+    local digest = redis.sha1hex(string.format('%.0f %.0f ', us, number(call('HGET', META, 'seq'))) .. raw)
     id = table.concat({ digest:sub(1, 8), digest:sub(9, 12), '8' .. digest:sub(14, 16), 'a' .. digest:sub(18, 20),
       digest:sub(21, 32) }, '-')                                      -- UUID version 8 (RFC 9562)
   end

@@ -24,5 +24,5 @@ if whole then
 end
 local meta = call('HMGET', META, 'tick', 'grace')
 upkeep(meta[1], meta[2])
-local drain = w[2] and tostring(math.max(0, tonumber(w[2]) - now)) or ''
+local drain = w[2] and string.format('%.0f', math.max(0, tonumber(w[2]) - now)) or ''
 return { w[1] and 1 or 0, drain, verdicts, others }

@@ -27,15 +27,19 @@ end
 if not state then return '!unknown' end
 
 local function leave_places()                -- a queued, deferred or waiting job: out of wherever it is
-  if call('ZREM', PENDING, id) == 1 then call('LREM', Q, 1, '.') end
+  local runnable = call('ZREM', PENDING, id) == 1
+  if runnable then                           -- any ticket will do; one at an end is found at once
+    if call('LINDEX', Q, -1) == '.' then call('RPOP', Q) else call('LREM', Q, 1, '.') end
+  end
   call('ZREM', LATER, id)
   call('ZREM', WAITING, id)
   if h[8] then
     call('ZREM', T .. 'park:' .. h[8], id)
-    if call('ZCARD', T .. 'park:' .. h[8]) == 0 then call('SREM', T .. 'parks', h[8]) end
+    if call('EXISTS', T .. 'park:' .. h[8]) == 0 then call('HDEL', PARKS, h[8]) end
     call('HDEL', JOB(id), 'park')
   end
-  if h[3] then unpark('k:' .. h[3]) end      -- a place it was about to take; one too many is parked again
+  if runnable and h[3] then offer('k:' .. h[3]) end          -- places that it was about to take
+  if runnable and h[4] then offer('p:' .. h[4]) end
 end
 
 if verb == 'cancel' then

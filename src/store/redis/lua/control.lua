@@ -28,16 +28,14 @@ elseif verb == 'limit' then                   -- of profile a
   end
   local capped = call('HLEN', T .. 'limits')
   if capped == 0 then call('HDEL', META, 'capped') else call('HSET', META, 'capped', capped) end
-  local room = b == '' and 1000 or math.min(1000, tonumber(b) - call('SCARD', T .. 'ckey:' .. cap))
-  for _ = 1, room do
-    if call('EXISTS', T .. 'park:' .. cap) == 0 then break end
-    unpark(cap)
+  for promised = 0, 999 do
+    if not unpark(cap, promised) then break end
   end
   tell('-', 'queued', '', '', '', 'limit of profile ' .. a .. ' ' .. (b == '' and 'lifted' or b))
 elseif verb == 'drain' then                   -- worker a hands back what still runs in b milliseconds
   if call('EXISTS', WORKER(a)) == 0 then return '!unknown' end
   local by = number(call('HGET', WORKER(a), 'drain_by'))
-  local wanted = now + tonumber(b)
+  local wanted = now + math.min(tonumber(b), 1e15)
   call('HSET', WORKER(a), 'draining', 1, 'drain_by', by > 0 and math.min(by, wanted) or wanted)
   occupy(a)
   poke(a)

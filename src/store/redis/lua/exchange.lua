@@ -1,16 +1,15 @@
 -- The worker's call: ends attempts, then claims. ARGV from 4: wid, ordinal, call, want, has_yielded, n, then
 -- n times id, fence, verb (end, again, wait), state, fault, counter, delay_ms, head, result, message.
 local wid, ordinal, number_of_call, want = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local w = call('HMGET', WORKER(wid), 'draining', 'call', 'jobs', 'slots')
 local meta = call('HMGET', META, 'tick', 'grace', 'paused', 'limit', 'fence', 'capped', 'n:claimed')
 local before = ordinal ~= '' and call('SCARD', HELD(wid))
-if now - number(meta[1]) >= 500 then upkeep(meta[1], meta[2]) else promote() end
 
 local function finish(id, fence, verb, state, fault, counter, delay, head, result, message)
   local h = call('HMGET', JOB(id), 'state', 'fence', 'ended', 'worker', 'key', 'profile', 'cancel', 'attempt', 'idem', 'priority', 'seq')
   if not h[1] then return 'unknown' end
   if h[3] == fence then return 'accepted' end
   if h[1] ~= 'running' or h[2] ~= fence then total('stale'); return 'stale' end
+  call('HSET', JOB(id), 'ended', fence)
   if result ~= '' then call('SET', T .. 'result:' .. id, result) end
   if counter ~= '' then call('HINCRBY', JOB(id), counter, 1) end
   if h[7] and verb ~= 'end' then verb, state, fault = 'end', 'canceled', 'canceled' end
@@ -21,8 +20,11 @@ local function finish(id, fence, verb, state, fault, counter, delay, head, resul
       call('ZADD', LATER, now + tonumber(delay), id)
       call('HSET', JOB(id), 'due', now + tonumber(delay))
       if head == '1' then call('HSET', JOB(id), 'head', 1) end
-    else enqueue(id, h[10], h[11], head == '1' and HEAD or NORMAL) end
-    call('HSET', JOB(id), 'state', state, 'fault', fault, 'ended', fence)
+    else
+      enqueue(id, h[10], h[11], head == '1' and HEAD or NORMAL)
+      state = 'queued'                                          -- a limit that has reset already
+    end
+    call('HSET', JOB(id), 'state', state, 'fault', fault)
     call('HDEL', JOB(id), 'fresh')
     tell(id, state, fault, h[4], h[8], message, true)
   end
@@ -34,6 +36,9 @@ end
 
 local finished = {}
 for i = 0, tonumber(ARGV[9]) - 1 do finished[i + 1] = finish(unpack(ARGV, 10 + 10 * i, 19 + 10 * i)) end
+-- After the ends, so that one that nobody missed yet counts; before the look at this worker, which it may forget.
+if now - number(meta[1]) >= 500 then upkeep(meta[1], meta[2]) else promote() end
+local w = call('HMGET', WORKER(wid), 'draining', 'call', 'jobs', 'slots')
 
 -- The claim of one job: the lease first, then out of the queue.
 local fence = number(meta[5])
@@ -112,11 +117,11 @@ else
           local cap = full(h)
           if cap then
             call('ZADD', T .. 'park:' .. cap, call('ZSCORE', PENDING, id), id)
-            call('SADD', T .. 'parks', cap)
+            call('HSETNX', PARKS, cap, '')
             call('HSET', JOB(id), 'park', cap)
             call('ZREM', PENDING, id)
             call('LPOP', Q)
-            if cap:sub(1, 2) == 'p:' and h[2] then unpark('k:' .. h[2]) end
+            if cap:sub(1, 2) == 'p:' and h[2] then unpark('k:' .. h[2], 0) end
           else
             take(id, h)
             taken[#taken + 1] = id

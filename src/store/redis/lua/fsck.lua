@@ -43,7 +43,7 @@ if #ARGV == 3 then
   end
   if held ~= call('ZCARD', RUN) then say(call('ZCARD', RUN), 'jobs run but workers hold', held) end
   if top ~= call('LLEN', T .. 'floor') then say('the busy floor is', call('LLEN', T .. 'floor'), 'but should be', top) end
-  for _, cap in ipairs(call('SMEMBERS', T .. 'parks')) do
+  for _, cap in ipairs(call('HKEYS', PARKS)) do
     if call('ZCARD', T .. 'park:' .. cap) == 0 then say('cap', cap, 'is listed as parked but nothing is') end
   end
   for _, id in ipairs(call('ZRANGE', RUN, 0, -1)) do

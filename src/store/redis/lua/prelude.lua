@@ -8,6 +8,7 @@ local Q, META = KEYS[1], KEYS[2]
 local T = '{' .. Q .. '}:'
 local LEASE, JOB_TTL = tonumber(ARGV[1]), ARGV[2]
 local PENDING, RUN, LATER, WAITING = T .. 'pending', T .. 'run', T .. 'later', T .. 'waiting'
+local PARKS = T .. 'parks'
 local clock = call('TIME')
 local us = clock[1] * 1000000 + clock[2]
 local now = math.floor(us / 1000)
@@ -48,19 +49,35 @@ end
 
 -- Caps: `k:<concurrency key>` with the job's own limit, `p:<profile>` with the fleet's. The set of running
 -- ids is the count, so a crashed holder cannot leave it wrong for longer than its lease.
-local function unpark(cap)
+-- Lets the best parked job go if the cap has a place beside those that run and `promised` others.
+local function unpark(cap, promised)
   local park = T .. 'park:' .. cap
   local best = call('ZRANGE', park, 0, 0, 'WITHSCORES')
-  if best[1] then
-    call('ZADD', PENDING, best[2], best[1])
-    call('LPUSH', Q, '.')
-    call('ZREM', park, best[1])
-    call('HDEL', JOB(best[1]), 'park')
+  if not best[1] then
+    call('HDEL', PARKS, cap)
+    return false
   end
-  if call('ZCARD', park) == 0 then call('SREM', T .. 'parks', cap) end
+  local limit = cap:sub(1, 2) == 'k:' and call('HGET', JOB(best[1]), 'limit')
+    or call('HGET', T .. 'limits', 'profile:' .. cap:sub(3))
+  if limit and call('SCARD', T .. 'ckey:' .. cap) + promised >= tonumber(limit) then return false end
+  call('ZADD', PENDING, best[2], best[1])
+  call('LPUSH', Q, '.')
+  call('ZREM', park, best[1])
+  call('HDEL', JOB(best[1]), 'park')
+  if call('EXISTS', park) == 1 then call('HSET', PARKS, cap, best[1]) else call('HDEL', PARKS, cap) end
+  return true
+end
+-- Mends a lost hand-over of places. Nothing is lost while the job that was let go last still waits for a
+-- worker; without that look a fleet whose slots are all busy would call every parked job runnable.
+local function offer(cap)
+  local last = call('HGET', PARKS, cap)
+  if not last or last ~= '' and call('ZSCORE', PENDING, last) then return end
+  for promised = 0, 63 do
+    if not unpark(cap, promised) then return end
+  end
 end
 local function leave_cap(cap, id)
-  if call('SREM', T .. 'ckey:' .. cap, id) == 1 then unpark(cap) end
+  if call('SREM', T .. 'ckey:' .. cap, id) == 1 then unpark(cap, 0) end
 end
 local function leave_caps(id, key, profile)
   if key then leave_cap('k:' .. key, id) end
@@ -104,90 +121,5 @@ local function forget_job(id)
   call('ZREM', T .. 'done', id)
   call('ZREM', T .. 'dead', id)
   call('DEL', JOB(id), T .. 'spec:' .. id, T .. 'log:' .. id, T .. 'result:' .. id)
-  if idem then call('DEL', T .. 'idem:' .. idem) end
-end
-
--- Forgets ended jobs whose life is over, or that are too many; `most` of each kind. Answers how many.
-local function trim(most)
-  local dead_ttl, history = ARGV[3]:match('(%d+) (%d+)')
-  local count = 0
-  for name, ttl in pairs({ done = JOB_TTL, dead = dead_ttl }) do
-    for _, id in ipairs(call('ZRANGEBYSCORE', T .. name, '-inf', now - tonumber(ttl), 'LIMIT', 0, most)) do
-      forget_job(id)
-      count = count + 1
-    end
-    local extra = call('ZCARD', T .. name) - tonumber(history)
-    for _, id in ipairs(extra > 0 and call('ZRANGE', T .. name, 0, math.min(extra, most) - 1) or {}) do
-      forget_job(id)
-      count = count + 1
-    end
-  end
-  return count
-end
-
--- A worker vanished with this job (or left it behind): back to the head, uncharged; poison after the
--- fourth time. `counts` = whether it counts as lost.
-local function take_back(id, counts, fault, message)
-  local h = call('HMGET', JOB(id), 'worker', 'key', 'profile', 'priority', 'seq', 'cancel', 'attempt', 'idem', 'state')
-  if h[9] == 'running' then
-    local lost = counts and call('HINCRBY', JOB(id), 'lost', 1) or 0
-    if h[6] then retire(id, 'canceled', 'canceled', h[1], h[7], message, h[8])
-    elseif lost > 3 then retire(id, 'dead', fault, h[1], h[7], 'its worker vanished ' .. lost .. ' times', h[8])
-    else
-      enqueue(id, h[4], h[5], HEAD)
-      call('HSET', JOB(id), 'state', 'queued', 'fault', fault)
-      tell(id, 'queued', fault, h[1], h[7], message, true)
-    end
-  end
-  call('ZREM', RUN, id)
-  leave_caps(id, h[2], h[3])
-  if h[1] then call('SREM', HELD(h[1]), id); occupy(h[1]) end
-end
-
-local function forget_worker(wid)
-  for _, id in ipairs(call('SMEMBERS', HELD(wid))) do take_back(id, true, 'lost', 'worker ' .. wid .. ' is gone') end
-  call('ZREM', T .. 'workers', wid)
-  call('DEL', WORKER(wid), HELD(wid), T .. 'poke:' .. wid)
-  occupy(wid)
-end
-
--- Moves what is due to the queue, in the order in which it became due.
-local function promote()
-  for _, id in ipairs(call('ZRANGEBYSCORE', LATER, '-inf', now, 'LIMIT', 0, 64)) do
-    local h = call('HMGET', JOB(id), 'priority', 'seq', 'head', 'state')
-    if h[4] == 'queued' or h[4] == 'deferred' then
-      enqueue(id, h[1], h[2], h[3] and HEAD or NORMAL)
-      call('HSET', JOB(id), 'state', 'queued')
-      call('HDEL', JOB(id), 'due', 'head')
-      if h[4] == 'deferred' then tell(id, 'queued', '', '', '', 'due again', true) end
-    end
-    call('ZREM', LATER, id)
-  end
-end
-
--- What any worker does for all of them, a bounded piece at a time; there is no leader.
-local function upkeep(tick, grace)
-  tick, grace = tonumber(tick or '') or now, number(grace)
-  if now - tick > LEASE / 2 then       -- nobody reached the store: no lease runs out because of that (P9)
-    grace = now + LEASE
-    call('HSET', META, 'grace', grace)
-  end
-  call('HSET', META, 'tick', now)
-  promote()
-  if now >= grace then
-    for _, id in ipairs(call('ZRANGEBYSCORE', RUN, '-inf', now, 'LIMIT', 0, 16)) do
-      total('reaped')
-      take_back(id, true, 'lost', 'the lease ran out')
-    end
-  end
-  for _, wid in ipairs(call('ZRANGEBYSCORE', T .. 'workers', '-inf', now - math.max(600000, 4 * LEASE), 'LIMIT', 0, 4)) do
-    if call('SCARD', HELD(wid)) == 0 then forget_worker(wid) end
-  end
-  for _, cap in ipairs(call('SRANDMEMBER', T .. 'parks', 4)) do     -- heals a lost hand-over of a place
-    local best = call('ZRANGE', T .. 'park:' .. cap, 0, 0)
-    local limit = best[1] and (cap:sub(1, 2) == 'k:' and call('HGET', JOB(best[1]), 'limit')
-      or call('HGET', T .. 'limits', 'profile:' .. cap:sub(3)))
-    if not limit or call('SCARD', T .. 'ckey:' .. cap) < tonumber(limit) then unpark(cap) end
-  end
-  trim(32)
+  if idem and call('GET', T .. 'idem:' .. idem) == id then call('DEL', T .. 'idem:' .. idem) end
 end
