@@ -283,6 +283,7 @@ mod redis {
             scripts_are_loaded_again_when_they_are_gone,
             a_store_survives_the_kill_of_its_server,
             a_lost_reply_changes_nothing,
+            a_lost_reply_appends_nothing_twice,
             a_server_that_may_evict_jobs_is_refused,
             a_client_is_told_when_there_is_no_server,
             a_wrong_password_is_a_wrong_setting,

@@ -224,6 +224,26 @@ pub async fn a_lost_reply_changes_nothing(bench: &Bench) {
     assert_eq!(bench.stats().await.totals["failed"], 5);
 }
 
+/// A reader of the log tells output that was sent twice by its offset; nothing else has one.
+pub async fn a_lost_reply_appends_nothing_twice(bench: &Bench) {
+    let proxy = crate::support::proxy::Proxy::start(bench.redis()).await;
+    let store = connect(settings(proxy.url(), bench.terms), Role::Engine).await.unwrap();
+    let worker = bench.worker().await;
+    bench.submit_ids(&["a"]).await;
+    let token = worker.one().await.token;
+    let event = |n: u32| sortie::core::Event::Progress { attempt: 1, message: n.to_string() };
+    store.append(&token, &[event(0)], &[]).await.unwrap();
+    for n in 1..4 {
+        proxy.lose_replies(1);
+        store.append(&token, &[event(n)], &[]).await.unwrap();
+        assert_eq!(proxy.replies_to_lose(), 0, "the reply really was lost");
+    }
+    let log = sortie::store::Log::Job(token.id);
+    let entries = bench.store.read(&log, "", 100, None).await.unwrap();
+    let seen: Vec<_> = entries.into_iter().map(|entry| entry.event).collect();
+    assert_eq!(seen[1..], [0, 1, 2, 3].map(event));
+}
+
 pub async fn a_server_that_may_evict_jobs_is_refused(bench: &Bench) {
     let redis = bench.redis();
     redis.ask::<String>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
