@@ -24,11 +24,11 @@ fn patient(fleet: &Fleet, id: &str) -> Value {
     let script = "echo $$ > pid.$SORTIE_ATTEMPT
         until [ -e go ]; do echo $SORTIE_FENCE >> turns; sleep 0.02; done; echo done";
     let script = format!("cd {} && {script}", fleet.path("").display());
-    json!({"id": id, "command": ["sh", "-c", script]})
+    json!({"id": id, "command": ["sh", "-c", script], "max_attempts": 2})
 }
 
 fn go(fleet: &Fleet) {
-    std::fs::write(fleet.path("go"), "").unwrap();
+    std::fs::write(fleet.path("go"), "").expect("writing a file of the test");
 }
 
 fn turns(fleet: &Fleet) -> Vec<u64> {
@@ -282,7 +282,7 @@ async fn a_worker_without_its_store_leaves_in_bounded_time() {
     let pid = told(&fleet.path("pid.1")).await;
     fleet.redis.sigstop();
     worker.signal(Signal::SIGTERM);
-    let status = worker.wait(Duration::from_secs(60)).await;
+    let status = worker.wait(Duration::from_mins(1)).await;
     assert!(!status.success());
     assert!(!lives(&pid));
     fleet.redis.sigcont();

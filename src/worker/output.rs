@@ -95,6 +95,9 @@ impl Log {
 
     /// Says what the worker does for the job.
     pub(super) fn progress(&mut self, message: String) {
+        if self.is_closed {
+            return;
+        }
         self.waiting_bytes += message.len();
         self.waiting.push_back(Event::Progress { attempt: self.attempt, message });
         self.flush_at = Some(Instant::now());

@@ -96,8 +96,9 @@ pub(super) async fn keep(
     match end {
         End::Forgotten => {}
         End::Succeeded | End::Rejected { .. } => {
-            let was_saved = claimed.previous.as_ref().is_some_and(|last| last.checkpoint.is_some());
-            if was_saved && let Err(problem) = cx.git.forget(&checkout.url, id).await {
+            if claimed.previous.is_some()
+                && let Err(problem) = cx.git.forget(&checkout.url, id).await
+            {
                 warn!(%problem, "the job's checkpoints stay behind");
             }
         }

@@ -111,6 +111,10 @@ fn conclude(
     };
     info!(fault = fault.map(Fault::as_str), message, ?next, "attempt ended");
     result.message = message;
+    if fault.is_some() && result.checkpoint.is_none() {
+        // An attempt that did not get as far as saving anything does not undo what was saved.
+        result.checkpoint = claimed.previous.as_ref().and_then(|last| last.checkpoint.clone());
+    }
     Some(Finish { token: claimed.token.clone(), next, fault, result })
 }
 
@@ -242,7 +246,9 @@ async fn supervise(
     // Apart from `running`, so that both can be waited for.
     let mut output = std::mem::replace(&mut running.output, mpsc::channel(1).1);
     let mut stop: Option<Stop> = None;
-    let mut lease_until = orders.borrow_and_update().lease_until;
+    let mut lease_until = orders.borrow().lease_until;
+    // An order may have come while nobody looked.
+    orders.mark_changed();
     let mut deadline = Instant::now() + limit;
     let mut is_open = true;
     let exit = loop {

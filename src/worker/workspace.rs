@@ -171,8 +171,11 @@ pub(super) async fn check_out(
         None => fetch(cx, repo, &url, reference, orders, log).await?,
     };
     let id = claimed.token.id.as_str();
-    let has_checkpoint = claimed.previous.as_ref().is_some_and(|last| last.checkpoint.is_some());
-    let checkpoint = if has_checkpoint { cx.git.newest_checkpoint(&url, id).await? } else { None };
+    // Without a former result this is the first attempt, or one that is asked to start over.
+    let checkpoint = match claimed.previous {
+        Some(_) => cx.git.newest_checkpoint(&url, id).await?,
+        None => None,
+    };
     let resume = checkpoint.as_ref().map(|(_, commit)| commit.as_str());
     match &checkpoint {
         Some((attempt, _)) => log.progress(format!("continuing from attempt {attempt}")),

@@ -3,9 +3,12 @@
 use serde_json::json;
 use sortie::core::event::OutputStream::Stdout;
 use sortie::core::{Event, Fault, State};
+use sortie::git::RepoUrl;
+use sortie::store::{Change, Lock, LockAction};
 
 use crate::fleet::Fleet;
 use crate::sh;
+use crate::support::SOON;
 use crate::support::repo::{TestRepo, git};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,6 +52,7 @@ async fn the_second_attempt_continues_where_the_first_one_stopped() {
     let _worker = fleet.work(fleet.settings("w-0")).await;
     let script = "if [ -e done ]; then cat done; exit 0; fi; echo half > done; exit 1";
     let mut job = sh("again", script);
+    job["max_attempts"] = 2.into();
     job["repo"] = repo.url().into();
     job["max_attempts"] = 2.into();
     fleet.push(&job);
@@ -101,5 +105,30 @@ async fn a_burst_of_jobs_on_two_workers_fetches_a_repository_once() {
         fetches += events.iter().filter(is_fetch).count();
     }
     assert_eq!(fetches, 1);
+    fleet.is_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_waits_for_a_repository_can_be_canceled_and_works_never_unlocked() {
+    let fleet = Fleet::new().await;
+    let repo = TestRepo::new();
+    let name = format!("repo:{}", RepoUrl::parse(&repo.url()).unwrap().key());
+    let hold = Lock { name, owner: "test".into(), action: LockAction::Hold(SOON * 3) };
+    assert!(fleet.store.lock(&hold).await.unwrap().is_some());
+    let _worker = fleet.work(fleet.settings("w-0")).await;
+    let job = |id: &str| json!({"id": id, "command": ["true"], "repo": repo.url()});
+    fleet.push(&job("canceled"));
+    fleet.push(&job("patient"));
+    for id in ["canceled", "patient"] {
+        fleet.until(id, "is claimed", |job| job.state == State::Running).await;
+    }
+    let cancel = Change::Cancel { by: "ann".into() };
+    fleet.store.change(&"canceled".parse().unwrap(), &cancel).await.unwrap();
+    fleet.ends("canceled", State::Canceled, Some(Fault::Canceled)).await;
+    assert_eq!(fleet.job("patient").await.unwrap().state, State::Running);
+    assert!(!fleet.path("pools").join(RepoUrl::parse(&repo.url()).unwrap().key()).exists());
+    let release = Lock { action: LockAction::Release, ..hold };
+    fleet.store.lock(&release).await.unwrap();
+    fleet.ends("patient", State::Succeeded, None).await;
     fleet.is_sound().await;
 }

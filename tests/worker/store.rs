@@ -8,8 +8,8 @@ use sortie::core::{Event, Fault, State};
 use sortie::store::{Control, Exchange};
 
 use crate::fleet::Fleet;
-use crate::sh;
 use crate::support::{SOON, eventually};
+use crate::{numbers, sh};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_worker_asks_for_little() {
@@ -42,7 +42,7 @@ async fn a_process_writes_on_while_the_store_is_away() {
     let fleet = Fleet::new().await;
     let mut settings = fleet.settings("w-0");
     // Long enough not to be frozen meanwhile.
-    settings.lease = Duration::from_secs(60);
+    settings.lease = Duration::from_mins(1);
     let _worker = fleet.work(settings).await;
     let (go, written, end) = (fleet.path("go"), fleet.path("written"), fleet.path("end"));
     let script = format!(
@@ -64,9 +64,7 @@ async fn a_process_writes_on_while_the_store_is_away() {
     fleet.redis.sigcont();
     std::fs::write(&end, "").unwrap();
     let job = fleet.ends("w", State::Succeeded, None).await;
-    let all: String =
-        "start\n".to_owned() + &(1..=800_000).map(|n| format!("{n}\n")).collect::<String>();
-    let all = all + "the end\n";
+    let all = format!("start\n{}the end\n", numbers(800_000));
     assert_eq!(job.result.output_bytes, all.len() as u64);
     let (mut kept, mut last) = (0, 0);
     for event in fleet.events("w").await {
