@@ -21,7 +21,7 @@ pub(super) async fn run(context: &Context, args: &Logs) -> Outcome {
     let position = entries.last().map_or(String::new(), |last| last.id.clone());
     entries.retain(|entry| selection.wants(entry));
     if let Some(lines) = args.tail {
-        entries = tail(entries, lines);
+        entries = tail(entries, lines, &selection);
     }
     if matches!(printer.format(), Output::Json | Output::Yaml) && !args.follow {
         printer.items(entries.iter().map(LogEntry::from).collect())?;

@@ -171,17 +171,19 @@ impl Printer {
     /// Bytes that a job wrote. They go to the stream that the job wrote them to; where standard
     /// output carries a document, to standard error.
     pub(super) fn output(&self, stream: OutputStream, text: &str) -> Result<(), Failure> {
+        // What is drawn again and again would erase a line that the job has not ended yet.
+        self.finish_live();
         let is_out = stream == OutputStream::Stdout && self.format == Output::Text;
         self.is_inside_line[usize::from(!is_out)].set(!text.ends_with('\n'));
-        self.above_live(|| {
-            if is_out {
-                let mut out = self.out.borrow_mut();
-                out.write_all(text.as_bytes())?;
-                out.flush()
-            } else {
-                io::stderr().write_all(text.as_bytes())
-            }
-        })
+        let mut out = self.out.borrow_mut();
+        if is_out {
+            out.write_all(text.as_bytes())?;
+        }
+        out.flush()?;
+        if !is_out {
+            io::stderr().write_all(text.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// A line about what is going on, on standard error; not when it should be quiet.

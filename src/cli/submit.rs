@@ -141,8 +141,10 @@ async fn report(
         [one] => {
             let name = if follows { format!("job {} ", one.id) } else { String::new() };
             let line = if one.is_new {
-                let pending = jobs.stats().await?.pending;
-                format!("{name}queued; {} pending in all", words::count(pending, "job"))
+                match jobs.stats().await?.pending {
+                    0 => format!("{name}queued"),
+                    pending => format!("{name}queued; {} pending", words::count(pending, "job")),
+                }
             } else {
                 format!("{name}is known already; nothing was queued")
             };

@@ -70,12 +70,7 @@ impl<'a> Transcript<'a> {
         if let Some(line) = self.end.take() {
             self.printer.note(&line)?;
         }
-        let kind = match &entry.event {
-            Event::Output { stream: OutputStream::Stdout, .. } => LogKind::Stdout,
-            Event::Output { stream: OutputStream::Stderr, .. } => LogKind::Stderr,
-            Event::State { .. } | Event::Progress { .. } => LogKind::Events,
-        };
-        let is_shown = self.selection.shows(kind);
+        let is_shown = self.selection.shows(kind(&entry.event));
         let is_json = self.printer.format() == Output::Jsonl;
         if let Event::Output { attempt, stream, offset, text } = &entry.event {
             let missing = match self.place(*attempt, *offset, text) {
@@ -131,6 +126,14 @@ impl<'a> Transcript<'a> {
     }
 }
 
+fn kind(event: &Event) -> LogKind {
+    match event {
+        Event::Output { stream: OutputStream::Stdout, .. } => LogKind::Stdout,
+        Event::Output { stream: OutputStream::Stderr, .. } => LogKind::Stderr,
+        Event::State { .. } | Event::Progress { .. } => LogKind::Events,
+    }
+}
+
 enum Place {
     /// It was shown already.
     Repeated,
@@ -159,11 +162,14 @@ fn line(event: &Event) -> Option<(String, bool)> {
     }
 }
 
-/// Keeps the last `lines` lines of output, and the steps between them.
-pub(super) fn tail(mut entries: Vec<Entry>, lines: usize) -> Vec<Entry> {
+/// Keeps the last `lines` lines of the output that is shown, and what is between them.
+pub(super) fn tail(mut entries: Vec<Entry>, lines: usize, selection: &Selection) -> Vec<Entry> {
     let mut missing = lines;
     let mut is_last = true;
     for index in (0..entries.len()).rev() {
+        if !selection.shows(kind(&entries[index].event)) {
+            continue;
+        }
         let Event::Output { text, offset, .. } = &mut entries[index].event else { continue };
         // A line end at the very end of the output ends its last line, it begins no new one.
         let body = if is_last { text.strip_suffix('\n').unwrap_or(text) } else { text.as_str() };
@@ -208,13 +214,16 @@ mod tests {
     #[test]
     fn the_last_lines() {
         let all = || vec![output(0, "one\ntw"), output(6, "o\nthree\n"), output(14, "four\n")];
-        assert_eq!(text(&tail(all(), 0)), "");
-        assert_eq!(text(&tail(all(), 1)), "four\n");
-        assert_eq!(text(&tail(all(), 2)), "three\nfour\n");
-        assert_eq!(text(&tail(all(), 3)), "two\nthree\nfour\n");
-        assert_eq!(text(&tail(all(), 4)), "one\ntwo\nthree\nfour\n");
-        assert_eq!(text(&tail(all(), 9)), "one\ntwo\nthree\nfour\n");
-        let cut = tail(all(), 2);
+        let last = |lines| tail(all(), lines, &Selection::default());
+        assert_eq!(text(&last(0)), "");
+        assert_eq!(text(&last(1)), "four\n");
+        assert_eq!(text(&last(2)), "three\nfour\n");
+        assert_eq!(text(&last(3)), "two\nthree\nfour\n");
+        assert_eq!(text(&last(4)), "one\ntwo\nthree\nfour\n");
+        assert_eq!(text(&last(9)), "one\ntwo\nthree\nfour\n");
+        let cut = last(2);
+        let nothing = Selection { only: vec![LogKind::Stderr], ..Selection::default() };
+        assert_eq!(tail(all(), 1, &nothing).len(), 3, "what is not shown is not counted");
         assert!(matches!(cut[0].event, Event::Output { offset: 8, .. }), "{cut:?}");
     }
 

@@ -21,10 +21,27 @@ struct Fleet {
 impl Fleet {
     fn new() -> Self {
         let (redis, home) = (TestRedis::start(), home());
+        let profiles = home.path().join("profiles");
+        std::fs::create_dir(&profiles).expect("a directory for profiles");
+        std::fs::write(profiles.join("echo.toml"), "command = ['cat']").expect("a profile");
         let mut command = sortie(home.path());
         command
             .args(["worker", "--name", "cli-0", "--slots", "2", "--redis", &redis.url()])
-            .args(["--lease", "6s", "--beat", "500ms", "--freeze-margin", "1s", "--grace", "2s"])
+            .args([
+                "--lease",
+                "6s",
+                "--beat",
+                "500ms",
+                "--freeze-margin",
+                "1s",
+                "--grace",
+                "2s",
+                "--retry-base",
+                "10ms",
+            ])
+            .args(["--default-profile", "echo", "--log-format", "json"])
+            .arg("--profiles")
+            .arg(profiles)
             .arg("--worktrees")
             .arg(home.path().join("worktrees"))
             .arg("--shared")
@@ -75,10 +92,13 @@ fn a_command_ends_as_its_job_ends() {
     assert!(ran.err.contains("succeeded after"), "{ran:?}");
 
     let fails = ["--max-attempts", "1", "--", "sh", "-c", "exit 42"];
-    fleet.run(&[&["run"], fails.as_slice()].concat()).expect(5);
+    fleet.run(&[&["run"], fails.as_slice()].concat()).expect(1);
+    fleet.run(&["run", "--max-attempts", "2", "--", "false"]).expect(5);
+    fleet.run(&["run", "--max-attempts", "1", "--timeout", "1s", "--", "sleep", "60"]).expect(4);
     fleet.run(&[&["run", "--agent-exit-code"], fails.as_slice()].concat()).expect(42);
     fleet.run(&["submit", "--wait", "--", "/does/not/exist"]).expect(1);
-    fleet.run(&["submit", "--wait", "a prompt, but there is no profile"]).expect(7);
+    assert_eq!(fleet.run(&["run", "from the prompt"]).expect(0).out, "from the prompt");
+    fleet.run(&["run", "--profile", "nobody-has-it", "x"]).expect(7);
 
     let job = fleet.run(&["submit", "--wait", "--json", "--", "true"]).expect(0).json();
     assert_eq!((&job["state"], &job["exit_code"]), (&"succeeded".into(), &0.into()));

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 
+use crate::support::SOON;
 use crate::support::process::Process;
 
 use crate::support::redis::TestRedis;
@@ -157,7 +158,7 @@ fn waiting_can_end_before_the_job_does() {
     for words in [
         ["wait", "a", "--timeout", "100ms"].as_slice(),
         &["wait", "a", "b", "--any", "--timeout", "100ms"],
-        &["submit", "x", "--wait-timeout", "100ms"],
+        &["submit", "x", "--id", "third", "--wait-timeout", "100ms"],
     ] {
         let ran = queue.run(words).expect(75);
         assert!(ran.err.contains("sortie logs -f"), "{ran:?}");
@@ -173,6 +174,24 @@ fn waiting_can_end_before_the_job_does() {
     queue.run(&["cancel", "a"]).expect(0);
     assert!(queue.run(&["delete", "a"]).expect(0).out.contains("forgotten"));
     queue.run(&["job", "a"]).expect(3);
+}
+
+#[test]
+fn a_retried_jobs_log_goes_on_after_its_first_end() {
+    let queue = Queue::new();
+    queue.run(&["submit", "x", "--id", "one"]).expect(0);
+    queue.run(&["cancel", "one"]).expect(0);
+    queue.run(&["retry", "one"]).expect(0);
+    let mut command = crate::sortie(queue.home.path());
+    command.args(["logs", "-f", "one"]).env("SORTIE_REDIS_URL", queue.redis.url());
+    let mut following = Process::spawn(command.stderr(Stdio::piped()));
+    let mut lines = BufReader::new(following.child().stderr.take().unwrap()).lines();
+    let mut next = || lines.next().map(Result::unwrap).unwrap_or_default();
+    assert!(next().starts_with("· canceled"));
+    assert!(next().starts_with("· queued"));
+    queue.run(&["cancel", "one"]).expect(0);
+    assert!(next().starts_with("· canceled"));
+    assert_eq!(following.wait_blocking(SOON).code(), Some(0));
 }
 
 #[test]
