@@ -11,7 +11,8 @@ use sortie::store::{
     Wake,
 };
 
-use crate::bench::{QUEUE, Worker, assert_says, beat, finish, open, settings, success};
+use crate::bench::{QUEUE, Worker, assert_says, beat, dialed, finish, open, settings, success};
+use crate::support::SOON;
 use crate::support::redis::TestRedis;
 
 const SHORT: Duration = Duration::from_millis(1);
@@ -30,6 +31,7 @@ fn rules(user: &str) -> Vec<String> {
 /// Makes the user anew with these rules; answers its URL.
 fn user(redis: &TestRedis, name: &str, rules: &[String]) -> String {
     redis.ask::<()>(&["FLUSHALL"]);
+    redis.ask::<()>(&["SCRIPT", "FLUSH"]);
     redis.ask::<u64>(&["ACL", "DELUSER", name]);
     let words = ["ACL", "SETUSER", name].into_iter();
     redis.ask::<()>(&words.chain(rules.iter().map(String::as_str)).collect::<Vec<_>>());
@@ -46,10 +48,15 @@ async fn is_exact(
     let rules = rules(name);
     let url = user(&redis, name, &rules);
     let store = connect(settings(&url), role).await.unwrap();
+    let dials = dialed(&redis);
     day(&redis, store).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(dialed(&redis) - dials < 20, "{name} dialed {} times", dialed(&redis) - dials);
     let mut needless = Vec::new();
-    // Without `+info` the server is used unseen, which is told by `health`.
-    for right in rules.iter().filter(|rule| rule.starts_with('+') && *rule != "+info") {
+    // Without `+info` the server is used unseen, which is told by `health`; without `+ping +unwatch`
+    // the pool dials for each call.
+    let can_do_without = ["+info", "+ping", "+unwatch"];
+    let rights = rules.iter().filter(|rule| rule.starts_with('+'));
+    for right in rights.filter(|right| !can_do_without.contains(&right.as_str())) {
         let rest: Vec<String> = rules.iter().filter(|rule| *rule != right).cloned().collect();
         let url = user(&redis, name, &rest);
         let outcome = match connect(settings(&url), role).await {
@@ -92,7 +99,7 @@ async fn a_day_of_a_worker(redis: &TestRedis, store: Arc<dyn Store>) -> Result<(
         let store = Arc::clone(&store);
         async move { store.exchange(&exchange).await }
     };
-    store.wake(&Wake::Work, SHORT).await?;
+    store.wake(&Wake::Work, SOON).await?;
     let claimed = exchange(4, Vec::new()).await?.claimed;
     assert!(claimed.len() >= 2, "{claimed:?}");
     let tokens: Vec<_> = claimed.iter().map(|claimed| claimed.token.clone()).collect();
@@ -106,7 +113,7 @@ async fn a_day_of_a_worker(redis: &TestRedis, store: Arc<dyn Store>) -> Result<(
         .await?;
     store.append(&tokens[0], &[], &ids).await?;
     boss.change(&tokens[0].id, &Change::Cancel { by: "alice".into() }).await?;
-    store.wake(&Wake::Poke(newer.id.clone()), SHORT).await?;
+    store.wake(&Wake::Poke(newer.id.clone()), SOON).await?;
     for action in
         [LockAction::Hold(Duration::from_secs(9)), LockAction::Hold(SHORT), LockAction::Release]
     {
@@ -122,7 +129,8 @@ async fn a_day_of_a_worker(redis: &TestRedis, store: Arc<dyn Store>) -> Result<(
     exchange(0, wait.collect()).await?;
     boss.control(&Control::Pause { by: "alice".into() }).await?;
     exchange(1, Vec::new()).await?;
-    store.wake(&Wake::Transition, SHORT).await?;
+    boss.control(&Control::Resume).await?;
+    store.wake(&Wake::Transition, SOON).await?;
     store.workers().await?;
     store.control(&Control::Leave { worker: newer.id.clone() }).await?;
     assert_eq!(boss.fsck().await?, Vec::<String>::new());
@@ -203,6 +211,20 @@ async fn without_info_a_server_is_used_unseen() {
 }
 
 #[tokio::test]
+async fn another_database_is_a_right_of_its_own() {
+    let redis = TestRedis::start();
+    let mut rules = rules("sortie-worker");
+    let url = format!("{}&db=2", user(&redis, "sortie-worker", &rules));
+    let error = crate::bench::refused(&url).await;
+    assert_says(&error, Kind::Misconfigured, &["select", "ACL"]);
+    rules.push("+select".into());
+    Worker::over(
+        open(&format!("{}&db=2", user(&redis, "sortie-worker", &rules)), Role::Engine).await,
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_producer_only_pushes() {
     let redis = TestRedis::start();
     let rights = rules("sortie-producer");
@@ -222,8 +244,8 @@ async fn keda_counts_whatever_it_is_pointed_at() {
     let redis = TestRedis::start();
     let url = user(&redis, "sortie-keda", &rules("sortie-keda"));
     let worker = Worker::over(open(&redis.url(), Role::Engine).await).await;
-    push(&redis, r#"{"prompt":"x"}"#);
-    push(&redis, r#"{"prompt":"y"}"#);
+    push(&redis, r#"{"id":"x","prompt":"x"}"#);
+    push(&redis, r#"{"id":"y","prompt":"y"}"#);
     worker.exchange(1, Vec::new()).await;
     let count = "local kind = redis.call('type', KEYS[1]).ok \
                  if kind == 'list' then return redis.call('llen', KEYS[1]) end \

@@ -18,11 +18,14 @@ pub const QUEUE: &str = "sortie:queue";
 /// What "within about five seconds" is on a busy machine.
 pub const SHORTLY: Duration = Duration::from_secs(9);
 
+/// With `everysec` Redis acknowledges what it has not written yet while a slow fsync is under way.
+pub const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
 pub fn settings(url: &str) -> Settings {
     Settings {
         url: url.to_owned(),
         queue: QUEUE.into(),
-        terms: Terms { lease: Duration::from_secs(60), ..Terms::default() },
+        terms: Terms { lease: Duration::from_mins(1), ..Terms::default() },
         allow_eviction: false,
     }
 }
@@ -156,10 +159,10 @@ impl Worker {
     pub async fn run(&self, id: &str) {
         let submitted = self.store.submit(&[new_job(id)]).await.expect("submit");
         assert_eq!(submitted[0].id.as_str(), id);
-        let claimed = self.exchange(1, Vec::new()).await.claimed;
-        let [claimed] = claimed.try_into().expect("one job");
+        let answer = self.exchange(1, Vec::new()).await;
+        let [claimed] = &answer.claimed[..] else { panic!("{id} is not there: {answer:?}") };
         assert_eq!((claimed.token.id.as_str(), claimed.counters.attempt), (id, 1));
-        let ended = self.exchange(0, vec![success(&claimed)]).await;
+        let ended = self.exchange(0, vec![success(claimed)]).await;
         assert_eq!(ended.finished, [Finished::Accepted]);
     }
 
@@ -187,7 +190,7 @@ pub fn beat(worker: &WorkerId, held: &[Token]) -> Beat {
     Beat {
         worker: worker.clone(),
         held: held.to_vec(),
-        lease: Duration::from_secs(60),
+        lease: Duration::from_mins(1),
         is_whole: true,
         quarantine: None,
     }

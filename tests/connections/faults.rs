@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use sortie::store::redis::Role;
 
-use crate::bench::{Worker, dialed, open, sent};
+use crate::bench::{DURABLE, Worker, dialed, open, sent};
 use crate::support::proxy::{Flow, Proxy};
-use crate::support::redis::{AOF, TestRedis};
+use crate::support::redis::TestRedis;
 use crate::support::{SOON, eventually};
 
 /// A worker that runs jobs without a pause while `trouble` is made, and must have gone on after it.
@@ -31,7 +31,7 @@ async fn works_through(url: &str, redis: &TestRedis, trouble: impl AsyncFnOnce()
     assert_eq!(worker.store.fsck().await.unwrap(), Vec::<String>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn all_connections_are_killed_again_and_again() {
     let redis = TestRedis::start();
     works_through(&redis.url(), &redis, async || {
@@ -43,7 +43,7 @@ async fn all_connections_are_killed_again_and_again() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn scripts_are_forgotten() {
     let redis = TestRedis::start();
     works_through(&redis.url(), &redis, async || {
@@ -55,9 +55,9 @@ async fn scripts_are_forgotten() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_server_is_killed_and_comes_back() {
-    let redis = TestRedis::with(AOF);
+    let redis = TestRedis::with(DURABLE);
     works_through(&redis.url(), &redis, async || {
         for _ in 0..3 {
             redis.restart();
@@ -67,7 +67,7 @@ async fn the_server_is_killed_and_comes_back() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_server_is_stopped_for_eight_seconds() {
     let redis = TestRedis::start();
     works_through(&redis.url(), &redis, async || {
@@ -82,7 +82,7 @@ async fn the_server_is_stopped_for_eight_seconds() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_server_sleeps_in_a_command() {
     let redis = TestRedis::with(&["--enable-debug-command", "yes"]);
     works_through(&redis.url(), &redis, async || {
@@ -91,7 +91,7 @@ async fn the_server_sleeps_in_a_command() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_half_open_connection_is_replaced() {
     let redis = TestRedis::start();
     let proxy = Proxy::start(&redis).await;
@@ -109,7 +109,7 @@ async fn a_half_open_connection_is_replaced() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn replies_and_connections_are_lost_all_the_time() {
     let redis = TestRedis::start();
     let proxy = Proxy::start(&redis).await;
@@ -127,7 +127,7 @@ async fn replies_and_connections_are_lost_all_the_time() {
 }
 
 /// While the server is away the worker asks about once a second, not in a tight loop.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_waited_out_without_a_storm() {
     let redis = TestRedis::start();
     let worker = Worker::over(open(&redis.url(), Role::Engine).await).await;

@@ -49,7 +49,7 @@ async fn an_old_server() {
     let address = answering(|request| {
         let info = "# Server\r\nredis_version:6.0.16\r\nrole:master\r\n";
         let answer = format!("${}\r\n{info}\r\n", info.len());
-        request.contains("INFO").then_some(answer)
+        request.contains("\nINFO\r").then_some(answer)
     })
     .await;
     let error = refused(&format!("redis://{address}")).await;
@@ -97,7 +97,7 @@ async fn a_wrong_user_or_password() {
 async fn a_server_that_may_evict_jobs() {
     let redis = TestRedis::with(&["--maxmemory-policy", "allkeys-lru"]);
     let error = refused(&redis.url()).await;
-    let words = ["allkeys-lru", "CONFIG SET maxmemory-policy noeviction", "--allow-eviction"];
+    let words = ["allkeys-lru", "CONFIG SET maxmemory-policy noeviction", "SORTIE_ALLOW_EVICTION"];
     assert_says(&error, Kind::Misconfigured, &words);
     for role in [Role::Engine, Role::Client] {
         let mut allowed = settings(&redis.url());

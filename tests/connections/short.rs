@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use sortie::store::redis::Role;
 use sortie::store::{Kind, Log};
 
-use crate::bench::{SHORTLY, assert_says, dialed, info, new_job, open};
+use crate::bench::{DURABLE, SHORTLY, assert_says, dialed, info, new_job, open};
 use crate::support::proxy::{Flow, Proxy};
-use crate::support::redis::{AOF, TestRedis};
+use crate::support::redis::TestRedis;
 use crate::support::{SOON, eventually};
 
 #[tokio::test]
 async fn a_dead_pooled_connection_is_not_noticed() {
-    let redis = TestRedis::with(AOF);
+    let redis = TestRedis::with(DURABLE);
     let caller = open(&redis.url(), Role::Client).await;
     for round in 0..5 {
         redis.ask::<u64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
@@ -93,7 +93,7 @@ async fn many_callers_share_few_connections() {
 async fn readers_of_logs_wait_side_by_side_and_leave_nothing_behind() {
     let redis = TestRedis::start();
     let caller = open(&redis.url(), Role::Client).await;
-    let (long, fleet) = (Some(Duration::from_secs(60)), Log::Fleet);
+    let (long, fleet) = (Some(Duration::from_mins(1)), Log::Fleet);
     let readers = || (0..20).map(|_| caller.read(&fleet, "0", 10, long));
     let mut reading = Box::pin(futures_util::future::try_join_all(readers()));
     eventually(SOON, "all readers wait on the server", async || {

@@ -27,7 +27,7 @@ pub(super) struct Address {
 
 #[derive(Clone)]
 enum Target {
-    Server(ConnectionInfo),
+    Server(Box<ConnectionInfo>),
     Sentinel(Box<Sentinels>),
 }
 
@@ -59,7 +59,7 @@ impl Address {
             sentinels(rest, scheme).ok_or_else(|| wrong("is not a Sentinel address"))?
         } else {
             let info = url.into_connection_info().map_err(|_| wrong("cannot be read"))?;
-            Target::Server(info.set_tcp_settings(tcp()))
+            Target::Server(Box::new(info.set_tcp_settings(tcp())))
         };
         if url.starts_with("rediss") {
             // Without a choice made here rustls panics as soon as any dependency brings a second
@@ -72,7 +72,7 @@ impl Address {
     /// The server as it is now: behind Sentinels the primary may move.
     pub(super) async fn client(&self) -> RedisResult<Client> {
         let sentinels = match &self.target {
-            Target::Server(info) => return Client::open(info.clone()),
+            Target::Server(info) => return Client::open((**info).clone()),
             Target::Sentinel(sentinels) => sentinels,
         };
         let ask = async {
@@ -108,7 +108,7 @@ impl Address {
             }
             _ if is_forbidden(&error) => {
                 return misconfigured(format!(
-                    "does not allow this user what is needed: {detail}; widen its ACL, docs/redis.md has the rights of each role"
+                    "does not allow this user what is needed: {detail}; widen its ACL: docs/redis.md has the rights of each role, `redis-cli ACL LOG` names the missing one"
                 ));
             }
             (_, Some("DENIED")) => {
@@ -134,8 +134,61 @@ impl Address {
             }
             _ => {}
         }
-        let message = format!("cannot use Redis at {at}: {}", why_not_now(&error));
+        let message = format!("cannot use Redis at {at}: {}", self.why_not_now(&error));
         Error::Unavailable { message, source: Some(Box::new(error)) }
+    }
+
+    /// Why a call failed that may succeed later, and what a person can look at.
+    fn why_not_now(&self, error: &RedisError) -> String {
+        let text = error.to_string();
+        let why = match (error.kind(), error.code()) {
+            (_, Some("READONLY")) => {
+                "it is a read-only replica; give the address of the primary, or a redis+sentinel:// URL"
+            }
+            (_, Some("LOADING")) => {
+                "it is still loading its data after a start; try again in a moment"
+            }
+            (_, Some("MASTERDOWN")) => "it is a replica that lost its primary; look at the primary",
+            (_, Some("OOM")) => {
+                "it is full (maxmemory); raise maxmemory, or forget ended jobs sooner (SORTIE_JOB_TTL)"
+            }
+            (_, Some("MISCONF")) => "it cannot write to its disk; look at its disk and its log",
+            (_, Some("BUSY")) => "it is busy with a long script of somebody; see its log",
+            (_, Some("NOREPLICAS")) => {
+                "too few replicas follow it (min-replicas-to-write); look at the replicas"
+            }
+            (ErrorKind::MasterNameNotFoundBySentinel, _) => {
+                "the Sentinels know no primary of this name that is up; check the name in the URL"
+            }
+            (ErrorKind::Parse, _) => {
+                "what answers there does not speak the Redis protocol; check the port"
+            }
+            _ if text.contains("invalid peer certificate") => {
+                return format!(
+                    "{text}; name the file of the certificate authority in SSL_CERT_FILE, and use the host name of the certificate"
+                );
+            }
+            _ if text.contains("InvalidContentType") => {
+                "it does not speak TLS on this port; use redis:// or the TLS port"
+            }
+            _ if text.contains("lookup address") => {
+                "there is no such host; check the name in the URL, and the DNS"
+            }
+            _ if error.is_connection_refusal() => {
+                "nothing listens there; is Redis running, and is the address right?"
+            }
+            _ if error.is_timeout() && self.shown.starts_with("rediss") => {
+                "no answer in time; does the port speak TLS (if not: redis://), and is the network open?"
+            }
+            _ if error.is_timeout() => {
+                "no answer in time; is the address right, and is the network open?"
+            }
+            _ if error.is_connection_dropped() => {
+                "it closed the connection; does the port want TLS (rediss://), or are there too many clients?"
+            }
+            _ => return text,
+        };
+        why.to_owned()
     }
 }
 
@@ -153,7 +206,7 @@ impl Sentinels {
 }
 
 /// Whether the ACL does not allow a command or key, called directly or inside a script.
-pub(super) fn is_forbidden(error: &RedisError) -> bool {
+fn is_forbidden(error: &RedisError) -> bool {
     error.code() == Some("NOPERM")
         || error.detail().is_some_and(|detail| {
             detail.contains("can't run this command")
@@ -161,54 +214,6 @@ pub(super) fn is_forbidden(error: &RedisError) -> bool {
                 || detail.contains("ACL failure in script")
                 || detail.contains("has no permissions")
         })
-}
-
-/// Why a call failed that may succeed later, and what a person can look at.
-fn why_not_now(error: &RedisError) -> String {
-    let text = error.to_string();
-    let why = match (error.kind(), error.code()) {
-        (_, Some("READONLY")) => {
-            "it is a read-only replica; give the address of the primary, or a redis+sentinel:// URL"
-        }
-        (_, Some("LOADING")) => "it is still loading its data after a start; try again in a moment",
-        (_, Some("MASTERDOWN")) => "it is a replica that lost its primary; look at the primary",
-        (_, Some("OOM")) => {
-            "it is full (maxmemory); raise maxmemory, or remove ended jobs with `sortie sweep`"
-        }
-        (_, Some("MISCONF")) => "it cannot write to its disk; look at its disk and its log",
-        (_, Some("BUSY")) => "it is busy with a long script of somebody; see its log",
-        (_, Some("NOREPLICAS")) => {
-            "too few replicas follow it (min-replicas-to-write); look at the replicas"
-        }
-        (ErrorKind::MasterNameNotFoundBySentinel, _) => {
-            "the Sentinels know no primary of this name that is up; check the name in the URL"
-        }
-        (ErrorKind::Parse, _) => {
-            "what answers there does not speak the Redis protocol; check the port"
-        }
-        _ if text.contains("invalid peer certificate") => {
-            return format!(
-                "{text}; name the file of the certificate authority in SSL_CERT_FILE, and use the host name of the certificate"
-            );
-        }
-        _ if text.contains("InvalidContentType") => {
-            "it does not speak TLS on this port; use redis:// or the TLS port"
-        }
-        _ if text.contains("lookup address") => {
-            "there is no such host; check the name in the URL, and the DNS"
-        }
-        _ if error.is_connection_refusal() => {
-            "nothing listens there; is Redis running, and is the address right?"
-        }
-        _ if error.is_timeout() => {
-            "no answer in time; is the address right, and is the network open?"
-        }
-        _ if error.is_connection_dropped() => {
-            "it closed the connection; does the port want TLS (rediss://), or are there too many clients?"
-        }
-        _ => return text,
-    };
-    why.to_owned()
 }
 
 /// The settings of a connection; `response`: how long an answer may take, `None` for ever.

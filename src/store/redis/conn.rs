@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_redis::{Pool, PoolError};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value};
+use redis::{Arg, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 
 use super::Role;
 use super::address::{Address, config, timed_out};
@@ -47,15 +47,28 @@ impl Request<'_> {
                 Value::Array(answers).extract_error()
             }
             Self::Script(call) => match ask(connection, &call.command).await {
+                // Not `SCRIPT LOAD` and once more: somebody may flush the scripts in between.
                 Err(error) if error.code() == Some("NOSCRIPT") => {
-                    let mut load = redis::cmd("SCRIPT");
-                    load.arg("LOAD").arg(call.script.code);
-                    ask(connection, &load).await?;
-                    ask(connection, &call.command).await
+                    ask(connection, &call.in_full()).await
                 }
                 answer => answer,
             },
         }
+    }
+}
+
+impl Call {
+    /// The same call with the script's text, for a server that does not know the script.
+    fn in_full(&self) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(self.script.code);
+        // The first two are the name of the command and the hash.
+        for argument in self.command.args_iter().skip(2) {
+            if let Arg::Simple(bytes) = argument {
+                command.arg(bytes);
+            }
+        }
+        command
     }
 }
 
@@ -72,14 +85,14 @@ pub(super) enum Calls {
     /// A worker: until it is answered.
     Own(Box<Link>),
     /// A short caller: for a few seconds.
-    Pool(Pooled),
+    Pool(Box<Pooled>),
 }
 
 impl Calls {
     pub(super) fn new(address: &Address, role: Role) -> Self {
         match role {
             Role::Engine => Self::Own(Box::new(Link::new(address.clone()))),
-            Role::Client => Self::Pool(Pooled::new(address.clone())),
+            Role::Client => Self::Pool(Box::new(Pooled::new(address.clone()))),
         }
     }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use redis::{RedisResult, Value};
 
-use super::address::is_forbidden;
 use super::conn::{Request, parse};
 use super::{RedisStore, Result};
 use crate::store::{Check, Error, Level};
@@ -84,7 +83,8 @@ impl RedisStore {
     fn read_info(&self, answer: RedisResult<Value>) -> Result<Option<HashMap<String, String>>> {
         let text: String = match answer {
             Ok(text) => parse(text)?,
-            Err(error) if is_forbidden(&error) => return Ok(None),
+            // Only INFO itself: a database that may not be selected is told in other words.
+            Err(error) if error.code() == Some("NOPERM") => return Ok(None),
             Err(error) => return Err(self.address.explain(error)),
         };
         Ok(Some(
@@ -128,7 +128,7 @@ fn eviction_problem(info: &HashMap<String, String>) -> Option<String> {
     let policy = info.get("maxmemory_policy")?;
     (policy != "noeviction").then(|| {
         format!(
-            "Redis has maxmemory-policy {policy}: it may delete jobs; run `redis-cli CONFIG SET maxmemory-policy noeviction` (and set it in redis.conf), or start with --allow-eviction to accept the loss"
+            "Redis has maxmemory-policy {policy}: it may delete jobs; run `redis-cli CONFIG SET maxmemory-policy noeviction` (and set it in redis.conf), or set SORTIE_ALLOW_EVICTION=true to accept the loss"
         )
     })
 }
