@@ -292,7 +292,7 @@ fn pushes_are_checked_by_the_published_schema() {
 fn table(script: &str, name: &str) -> BTreeMap<String, String> {
     let start = format!("local {name} = {{\n");
     let body = script.split(&start).nth(1).unwrap_or_else(|| panic!("no table {name}"));
-    let body = body.split("\n}").next().unwrap_or_default().replace('\n', " ");
+    let body = body.split("\n  }").next().unwrap_or_default().replace('\n', " ");
     let mut entries = BTreeMap::new();
     let mut rest = body.trim();
     while let Some((key, after)) = rest.split_once(" = ") {

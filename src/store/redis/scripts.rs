@@ -69,27 +69,3 @@ impl Call {
 pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use crate::core::spec;
-
-    /// What `adopt.lua` lets through is what [`spec::JobSpec`] knows.
-    #[test]
-    fn adopt_knows_the_fields_of_a_job() {
-        let lua = include_str!("lua/adopt.lua");
-        let table = lua.split("FIELDS = {").nth(1).unwrap().split('}').next().unwrap();
-        let in_lua: BTreeSet<_> = table
-            .split(',')
-            .filter_map(|field| field.split('=').next())
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .collect();
-        let schema = spec::json_schema();
-        let in_rust: BTreeSet<_> =
-            schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(in_lua, in_rust);
-    }
-}

@@ -2,20 +2,22 @@
 -- with the field's name and never reaches a worker. Rust parses the same bytes again, with types.
 -- This list is compared with core/spec.rs by a test. s string, a strings, m names to strings, i integer. It is
 -- made when a raw ticket is opened: most calls see none.
-local FIELDS, RANGES
-local function know_fields() FIELDS = {
-  id = 's', prompt = 's', task = 's', command = 'a', repo = 's', repo_url = 's', ref = 's', base_ref = 's',
-  profile = 's', agent = 's', model = 's', env = 'm', priority = 'i', delay_ms = 'i', timeout_s = 'i',
-  timeout = 'i', max_attempts = 'i', concurrency_key = 's', concurrency_limit = 'i', idempotency_key = 's',
-  labels = 'm', publish = 's',
-}
-RANGES = {
-  priority = { -10, 10 }, delay_ms = { 0, 31622400000 }, timeout_s = { 1, 2678400 }, timeout = { 1, 2678400 },
-  max_attempts = { 1, 100 }, concurrency_limit = { 1, 10000 },
-} end
+local function kinds()
+  local FIELDS = {
+    id = 's', prompt = 's', task = 's', command = 'a', repo = 's', repo_url = 's', ref = 's', base_ref = 's',
+    profile = 's', agent = 's', model = 's', env = 'm', priority = 'i', delay_ms = 'i', timeout_s = 'i',
+    timeout = 'i', max_attempts = 'i', concurrency_key = 's', concurrency_limit = 'i', idempotency_key = 's',
+    labels = 'm', publish = 's',
+  }
+  local RANGES = {
+    priority = { -10, 10 }, delay_ms = { 0, 31622400000 }, timeout_s = { 1, 2678400 }, timeout = { 1, 2678400 },
+    max_attempts = { 1, 100 }, concurrency_limit = { 1, 10000 },
+  }
+  return FIELDS, RANGES
+end
 local KEYS_MAX, SPEC_MAX = 200, 4194304
 
-local function wrong(name, value)
+local function wrong(name, value, FIELDS, RANGES)
   local kind = FIELDS[name]
   if not kind then return 'unknown field `' .. tostring(name):sub(1, 100) .. '`' end
   if value == cjson.null then return nil end
@@ -38,10 +40,10 @@ local function wrong(name, value)
 end
 
 local function problem(raw, o)
-  if not FIELDS then know_fields() end
   if type(o) ~= 'table' or raw:match('^%s*(.)') ~= '{' then return 'a job is a JSON object' end
+  local FIELDS, RANGES = kinds()
   for name, value in pairs(o) do
-    local why = wrong(name, value)
+    local why = wrong(name, value, FIELDS, RANGES)
     if why then return why end
     if value == cjson.null then o[name] = nil end
   end
