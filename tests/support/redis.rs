@@ -14,8 +14,9 @@ use tempfile::TempDir;
 
 use super::eventually_blocking;
 
-/// Keeps every acknowledged write across a SIGKILL of the server.
-pub const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "everysec"];
+/// Keeps every acknowledged write across a SIGKILL of the server. `everysec` does not: while an
+/// fsync is under way Redis answers before it has written (for up to two seconds).
+pub const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 /// A server on a unix socket in a directory of its own, and on a loopback port if asked for.
 /// Killed when dropped.
