@@ -328,8 +328,14 @@ impl Model {
         let (was, key) = (job.place, job.spec.key);
         self.end(number, State::Canceled);
         if was == Place::Pending {
-            let ticket = self.queue.iter().position(|ticket| matches!(ticket, Ticket::Dot));
-            self.queue.remove(ticket.expect("a pending job has a ticket"));
+            // Any ticket will do: the last one, if it is the kind, else the first of the kind.
+            let is_dot = |ticket: &Ticket| matches!(ticket, Ticket::Dot);
+            if self.queue.back().is_some_and(is_dot) {
+                self.queue.pop_back();
+            } else {
+                let ticket = self.queue.iter().position(is_dot);
+                self.queue.remove(ticket.expect("a pending job has a ticket"));
+            }
         }
         if let Some((key, _)) = key {
             self.unpark(Cap::Key(key));

@@ -6,6 +6,7 @@
 //! connections and `conn` keeps them alive; `health` judges the server.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,6 +83,7 @@ pub async fn connect(settings: Settings, role: Role) -> Result<Arc<dyn Store>> {
         logs: Calls::new(&address, role),
         waits: wait::Waits::new(&address, role),
         address,
+        appends: AtomicU64::new(1),
     };
     store.demand_fitness(settings.allow_eviction).await?;
     Ok(Arc::new(store))
@@ -95,6 +97,8 @@ pub(super) struct RedisStore {
     logs: Calls,
     waits: wait::Waits,
     address: Address,
+    /// Numbers the calls that append to logs.
+    appends: AtomicU64,
 }
 
 impl RedisStore {

@@ -118,7 +118,9 @@ impl RedisStore {
         }
         if !dry_run {
             for worker in lost {
-                self.control_fleet(&Control::Leave { worker: worker.id }).await?;
+                // Not `leave`: it may have come back and claimed since it was read.
+                let call = self.call(&scripts::CONTROL).arg("forget").arg(worker.id.as_str());
+                self.run::<String>(call.arg("")).await?;
             }
         }
         Ok(sweep)

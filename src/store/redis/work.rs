@@ -1,5 +1,7 @@
 //! What workers call.
 
+use std::sync::atomic::Ordering;
+
 use redis::Value;
 
 use super::conn::parse;
@@ -127,8 +129,14 @@ impl RedisStore {
         events: &[Event],
         drop: &[String],
     ) -> Result<Vec<String>> {
-        let mut call =
-            self.call(&scripts::APPEND).arg(token.id.as_str()).arg(token.fence.0).arg(events.len());
+        // Numbers only have to grow for one attempt, and an attempt has one writer: this process.
+        let number = self.appends.fetch_add(1, Ordering::Relaxed);
+        let mut call = self
+            .call(&scripts::APPEND)
+            .arg(token.id.as_str())
+            .arg(token.fence.0)
+            .arg(number)
+            .arg(events.len());
         for event in events {
             call.push(serde_json::to_vec(event).expect("an event has only string keys"));
         }

@@ -1,7 +1,7 @@
 -- Opens what anyone pushed: names and kinds of all fields are checked here, so that a wrong push is told
 -- with the field's name and never reaches a worker. Rust parses the same bytes again, with types.
--- This list is compared with core/spec.rs by a test. s string, a strings, m names to strings, i integer. It is
--- made when a raw ticket is opened: most calls see none.
+-- This list is compared with core/spec.rs by a test. s string, a strings, m names to strings, i integer. Tables
+-- are made when a raw ticket is opened: most calls see none.
 local function kinds()
   local FIELDS = {
     id = 's', prompt = 's', task = 's', command = 'a', repo = 's', repo_url = 's', ref = 's', base_ref = 's',
@@ -15,12 +15,26 @@ local function kinds()
   }
   return FIELDS, RANGES
 end
-local KEYS_MAX, SPEC_MAX = 200, 4194304
+local KEYS_MAX, SPEC_MAX, MAP_MAX = 200, 4194304, 256
+
+-- Sequences that are UTF-8, by their first byte. What is none would stop every reader of the records.
+local function is_text(raw)
+  local letters = {
+    '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]',
+    '\237[\128-\159][\128-\191]', '\240[\144-\191][\128-\191][\128-\191]',
+    '[\241-\243][\128-\191][\128-\191][\128-\191]', '\244[\128-\143][\128-\191][\128-\191]',
+  }
+  for _, letter in ipairs(raw:find('[\128-\255]') and letters or {}) do raw = raw:gsub(letter, '.') end
+  return not raw:find('[\128-\255]')
+end
 
 local function wrong(name, value, FIELDS, RANGES)
   local kind = FIELDS[name]
   if not kind then return 'unknown field `' .. tostring(name):sub(1, 100) .. '`' end
-  if value == cjson.null then return nil end
+  if value == cjson.null then
+    if (kind == 's' or kind == 'i') and name ~= 'priority' then return nil end
+    return '`' .. name .. '` must not be null'
+  end
   if kind == 's' then
     if type(value) ~= 'string' then return '`' .. name .. '` must be a string' end
   elseif kind == 'i' then
@@ -31,17 +45,27 @@ local function wrong(name, value, FIELDS, RANGES)
     end
   else
     if type(value) ~= 'table' then return '`' .. name .. '` must be ' .. (kind == 'a' and 'a list' or 'an object') end
+    local entries = 0
     for k, v in pairs(value) do
+      entries = entries + 1
       if type(v) ~= 'string' or type(k) ~= (kind == 'a' and 'number' or 'string') then
         return '`' .. name .. '` must be ' .. (kind == 'a' and 'a list of strings' or 'an object of strings')
       end
+      if name == 'env' and not k:match('^[%a_][%w_]*$') then return '`env` has a name that no process can have' end
+      if name ~= 'labels' and v:find('%z') then return '`' .. name .. '` must not contain NUL bytes' end
     end
+    if kind == 'm' and entries > MAP_MAX then return '`' .. name .. '` has more than 256 entries' end
+    if value[1] == '' and kind == 'a' then return '`command` starts with an empty program name' end
   end
 end
 
 local function problem(raw, o)
   if type(o) ~= 'table' or raw:match('^%s*(.)') ~= '{' then return 'a job is a JSON object' end
   local FIELDS, RANGES = kinds()
+  if not is_text(raw) then return 'not JSON: the bytes are no UTF-8' end
+  for alias, name in pairs({ task = 'prompt', repo_url = 'repo', base_ref = 'ref', timeout = 'timeout_s' }) do
+    if o[alias] ~= nil and o[name] ~= nil then return '`' .. alias .. '` and `' .. name .. '` are the same field' end
+  end
   for name, value in pairs(o) do
     local why = wrong(name, value, FIELDS, RANGES)
     if why then return why end

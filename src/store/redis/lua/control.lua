@@ -1,4 +1,4 @@
--- How the fleet works. ARGV from 4: verb (pause, resume, limit, drain, leave), then its arguments.
+-- How the fleet works. ARGV from 4: verb (pause, resume, limit, drain, leave, forget), then its arguments.
 local verb, a, b = ARGV[4], ARGV[5], ARGV[6]
 
 local function poke(wid)
@@ -42,5 +42,7 @@ elseif verb == 'drain' then                   -- worker a hands back what still 
 elseif verb == 'leave' then
   for _, id in ipairs(call('SMEMBERS', HELD(a))) do take_back(id, false, 'interrupted', 'its worker left') end
   forget_worker(a)
+elseif verb == 'forget' then                  -- a silent worker, unless it has come back
+  if call('SCARD', HELD(a)) == 0 then forget_worker(a) end
 end
 return 'ok'
