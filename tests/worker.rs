@@ -53,17 +53,23 @@ async fn a_pushed_job_runs_and_its_output_is_in_the_log() {
 async fn a_failing_job_is_tried_again_and_then_dead() {
     let fleet = Fleet::new().await;
     let _worker = fleet.work(fleet.settings("w-0")).await;
-    let mut job = sh("fails", "echo attempt $SORTIE_ATTEMPT; exit 3");
-    job["max_attempts"] = 2.into();
-    fleet.push(&job);
+    let twice = |id: &str, script: &str| {
+        let mut job = sh(id, script);
+        job["max_attempts"] = 2.into();
+        job
+    };
+    fleet.push(&twice("fails", "echo attempt $SORTIE_ATTEMPT; exit 3"));
     let job = fleet.ends("fails", State::Dead, Some(Fault::AgentExit)).await;
     assert_eq!(job.result.exit_code, Some(3));
     assert_eq!(job.result.message.as_deref(), Some("exited with code 3"));
     assert_eq!((job.counters.attempt, job.counters.charged), (2, 2));
     assert_eq!(fleet.output("fails", Stdout).await, "attempt 1\nattempt 2\n");
-    fleet.push(&sh("killed", "kill -9 $$"));
-    let job = fleet.ends("killed", State::Failed, Some(Fault::AgentExit)).await;
-    assert_eq!((job.result.signal, job.counters.attempt), (Some(9), 1));
+    fleet.push(&twice("killed", "kill -9 $$"));
+    let job = fleet.ends("killed", State::Dead, Some(Fault::AgentExit)).await;
+    assert_eq!(job.result.signal, Some(9));
+    fleet.push(&sh("once", "exit 3"));
+    let job = fleet.ends("once", State::Failed, Some(Fault::AgentExit)).await;
+    assert_eq!(job.counters.attempt, 1, "the exit code of a plain command is its answer");
     fleet.is_sound().await;
 }
 

@@ -194,10 +194,13 @@ impl Desk {
     }
 
     fn start(&mut self, claimed: Claimed, lease_until: std::time::Instant) {
-        let is_late = self.cx.stages.now().stage >= Stage::Stopping;
-        let stop = is_late.then_some(Order::HandBack);
-        let orders = self.cx.held.insert(claimed.token.clone(), Orders { lease_until, stop });
+        let orders = Orders { lease_until, stop: None };
+        let orders = self.cx.held.insert(claimed.token.clone(), orders);
         self.busy += 1;
+        if self.cx.stages.now().stage >= Stage::Stopping {
+            // The order to stop went out before this one was held.
+            self.cx.held.order_all(&Order::HandBack);
+        }
         tokio::spawn(slot::run(Arc::clone(&self.cx), claimed, orders));
     }
 

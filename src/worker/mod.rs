@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -96,6 +97,9 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        // Not the directory for temporary files, where anybody could have made it first.
+        let home = std::env::home_dir().filter(|home| home.is_absolute());
+        let data = home.unwrap_or_else(std::env::temp_dir).join(".local/share/sortie");
         Self {
             name: "worker".into(),
             exclusive: false,
@@ -103,8 +107,8 @@ impl Default for Settings {
             policy: Policy::default(),
             profiles: BTreeMap::new(),
             default_profile: None,
-            worktrees: std::env::temp_dir().join("sortie/worktrees"),
-            pools: std::env::temp_dir().join("sortie/repos"),
+            worktrees: data.join("worktrees"),
+            pools: data.join("repos"),
             lease: Duration::from_secs(30),
             beat: Duration::from_secs(5),
             margin: Duration::from_secs(3),
@@ -313,6 +317,9 @@ fn check(settings: &Settings) -> Result<(), Error> {
 }
 
 fn make(directory: &Path) -> Result<(), Error> {
-    fs::create_dir_all(directory)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
         .map_err(|source| Error::Directory { path: directory.to_path_buf(), source })
 }

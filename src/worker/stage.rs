@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::lease::Order;
-use crate::store::Control;
+use crate::store::{Control, Kind};
 
 /// Time that is kept from a drain's own: for stopping, checkpoints and handing back.
 const RESERVE: Duration = Duration::from_secs(20);
@@ -137,8 +137,12 @@ fn on_signal(cx: &Arc<Context>, is_last: &AtomicBool) {
     let cx = Arc::clone(cx);
     tokio::spawn(async move {
         let drain = Control::Drain { worker: cx.me().clone(), within };
-        if let Err(error) = cx.store.control(&drain).await {
-            warn!(%error, "readers do not see that this worker drains");
+        match cx.store.control(&drain).await {
+            // An idle worker may have left before this was said.
+            Err(error) if error.kind() != Kind::NotFound => {
+                warn!(%error, "readers do not see that this worker drains");
+            }
+            _ => {}
         }
     });
 }
