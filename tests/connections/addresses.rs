@@ -8,6 +8,7 @@ use sortie::store::redis::Role;
 
 use crate::bench::{QUEUE, Worker, assert_says, open, refused};
 use crate::support::redis::TestRedis;
+use crate::support::{SOON, eventually};
 
 /// A worker and a short caller both get through.
 async fn works(url: &str) {
@@ -22,6 +23,21 @@ async fn works(url: &str) {
 async fn a_socket_and_a_port() {
     works(&TestRedis::start().url()).await;
     works(&TestRedis::on_tcp(&[]).url()).await;
+}
+
+/// All keys of a queue are in one slot, so the node that has the slot is enough.
+#[tokio::test]
+async fn a_node_of_a_cluster() {
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let bus = free.local_addr().unwrap().port().to_string();
+    drop(free);
+    let redis = TestRedis::on_tcp(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
+    redis.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    eventually(SOON, "the cluster is up", async || {
+        redis.ask::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    works(&redis.url()).await;
 }
 
 #[tokio::test]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use sortie::store::Log;
 use sortie::store::redis::Role;
 
-use crate::bench::{DURABLE, Worker, dialed, open, sent};
+use crate::bench::{DURABLE, Worker, dialed, info, new_job, open, sent};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::redis::TestRedis;
 use crate::support::{SOON, eventually};
@@ -124,6 +125,34 @@ async fn replies_and_connections_are_lost_all_the_time() {
         proxy.lose_replies(0);
     })
     .await;
+}
+
+/// Reads of a worker are answered later too, whether they wait or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_outlast_the_server() {
+    let redis = TestRedis::start();
+    let store = open(&redis.url(), Role::Engine).await;
+    let long = Some(Duration::from_secs(30));
+    let read = |wait| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.read(&Log::Fleet, "0", 10, wait).await.unwrap() })
+    };
+    let early = read(long);
+    eventually(SOON, "the read waits", async || {
+        (info(&redis, "blocked_clients") == 1).then_some(())
+    })
+    .await;
+    redis.sigkill();
+    let (late, short) = (read(long), read(None));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!early.is_finished() && !late.is_finished() && !short.is_finished());
+    redis.restart();
+    store.submit(&[new_job("a")]).await.unwrap();
+    for read in [early, late] {
+        let entries = tokio::time::timeout(SOON, read).await.expect("answered").unwrap();
+        assert_eq!(entries[0].job.as_str(), "a");
+    }
+    tokio::time::timeout(SOON, short).await.expect("answered").unwrap();
 }
 
 /// While the server is away the worker asks about once a second, not in a tight loop.
