@@ -167,7 +167,7 @@ async fn no_order_of_events_loses_a_place() {
                 }
                 2 => {
                     rig.limit(Some("q"), random.choice([None, Some(0), Some(1), Some(3)]).unwrap())
-                        .await
+                        .await;
                 }
                 3 | 4 => held.extend(worker.claim(random.u32(1..4)).await),
                 5 if !held.is_empty() => {

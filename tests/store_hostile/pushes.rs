@@ -12,12 +12,12 @@ use crate::rig::{QUEUE, Rig, SUCCEEDED, Worker, key};
 /// were good.
 async fn open_all(rig: &Rig, worker: &Worker, tickets: &[Vec<u8>]) -> usize {
     let duplicates = |stats: &Stats| stats.totals.get("duplicate").copied().unwrap_or_default();
-    let before = rig.store.stats().await.unwrap();
+    let before = rig.store.stats().await.expect("stats");
     for ticket in tickets {
         rig.push(ticket.as_slice());
     }
     let mut opened: Vec<Vec<u8>> = Vec::new();
-    for _ in 0..tickets.len() + 1 {
+    for _ in 0..=tickets.len() {
         for claimed in worker.claim(1000).await {
             opened.push(claimed.bytes.clone());
             worker.end(&claimed, SUCCEEDED).await;
@@ -27,9 +27,9 @@ async fn open_all(rig: &Rig, worker: &Worker, tickets: &[Vec<u8>]) -> usize {
         }
     }
     assert_eq!(rig.pending(), 0, "nothing blocks the queue");
-    let bad = rig.store.bad(&BadAction::Drop(Vec::new())).await.unwrap();
+    let bad = rig.store.bad(&BadAction::Drop(Vec::new())).await.expect("dropping");
     // Names, keys and delays in what only the server's parser accepts.
-    let after = rig.store.stats().await.unwrap();
+    let after = rig.store.stats().await.expect("stats");
     let known = duplicates(&after) - duplicates(&before);
     let aside = (after.later + after.parked) - (before.later + before.parked);
     let seen = opened.len() as u64 + bad.len() as u64 + known + aside;
@@ -58,7 +58,7 @@ async fn open_all(rig: &Rig, worker: &Worker, tickets: &[Vec<u8>]) -> usize {
 /// empty list for an empty object or the reverse, a prompt of nothing but Unicode spaces.
 fn is_excepted(ticket: &[u8]) -> bool {
     let text = String::from_utf8_lossy(ticket);
-    let why = JobSpec::from_json(ticket).unwrap_err().to_string();
+    let why = JobSpec::from_json(ticket).expect_err("the worker refuses it").to_string();
     why.contains("control character")
         || why.contains("floating point")
         || why.contains("invalid number")
@@ -137,7 +137,7 @@ fn value() -> impl Strategy<Value = String> {
         6 => proptest::sample::select(words.to_vec()).prop_map(str::to_owned),
         1 => any::<i64>().prop_map(|n| n.to_string()),
         1 => any::<f64>().prop_map(|n| n.to_string()),
-        2 => ".{0,8}".prop_map(|text| serde_json::to_string(&text).unwrap()),
+        2 => ".{0,8}".prop_map(|text| serde_json::to_string(&text).expect("text")),
         1 => (190_usize..210).prop_map(|n| format!("\"{}\"", "k".repeat(n))),
         1 => (60_usize..68).prop_map(|n| format!("\"{}\"", "i".repeat(n))),
     ]
@@ -237,9 +237,9 @@ async fn open_named(rig: &Rig, worker: &Worker, ticket: &[u8]) -> bool {
     worker.register().await.expect("register");
     rig.push(ticket);
     worker.claim(1).await;
-    let bad = rig.store.bad(&BadAction::List).await.unwrap();
+    let bad = rig.store.bad(&BadAction::List).await.expect("listing");
     assert_eq!(bad, [], "{}", String::from_utf8_lossy(ticket));
-    let jobs = rig.store.list(&Query::default()).await.unwrap();
+    let jobs = rig.store.list(&Query::default()).await.expect("listing");
     assert_eq!((jobs.len(), rig.pending()), (1, 0), "{}", String::from_utf8_lossy(ticket));
     rig.ask::<String>(&["FLUSHALL"]);
     worker.register().await.expect("register");

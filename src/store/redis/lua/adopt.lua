@@ -17,14 +17,14 @@ local function kinds()
 end
 local KEYS_MAX, SPEC_MAX, MAP_MAX = 200, 4194304, 256
 
--- Sequences that are UTF-8, by their first byte. What is none would stop every reader of the records.
+-- Whether bytes are UTF-8, by what may follow each first byte. What is none would stop every reader of records.
 local function is_text(raw)
-  local letters = {
+  if not raw:find('[\128-\255]') then return true end
+  for _, letter in ipairs({
     '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]',
     '\237[\128-\159][\128-\191]', '\240[\144-\191][\128-\191][\128-\191]',
     '[\241-\243][\128-\191][\128-\191][\128-\191]', '\244[\128-\143][\128-\191][\128-\191]',
-  }
-  for _, letter in ipairs(raw:find('[\128-\255]') and letters or {}) do raw = raw:gsub(letter, '.') end
+  }) do raw = raw:gsub(letter, '.') end
   return not raw:find('[\128-\255]')
 end
 
@@ -32,7 +32,7 @@ local function wrong(name, value, FIELDS, RANGES)
   local kind = FIELDS[name]
   if not kind then return 'unknown field `' .. tostring(name):sub(1, 100) .. '`' end
   if value == cjson.null then
-    if (kind == 's' or kind == 'i') and name ~= 'priority' then return nil end
+    if kind == 's' or kind == 'i' and name ~= 'priority' then return nil end
     return '`' .. name .. '` must not be null'
   end
   if kind == 's' then
@@ -55,17 +55,23 @@ local function wrong(name, value, FIELDS, RANGES)
       if name ~= 'labels' and v:find('%z') then return '`' .. name .. '` must not contain NUL bytes' end
     end
     if kind == 'm' and entries > MAP_MAX then return '`' .. name .. '` has more than 256 entries' end
-    if value[1] == '' and kind == 'a' then return '`command` starts with an empty program name' end
+    if kind == 'a' and value[1] == '' then return '`command` starts with an empty program name' end
+  end
+end
+
+-- A field under its name and under an older one: neither is the right one.
+local function is_twice(o)
+  for alias, name in pairs({ task = 'prompt', repo_url = 'repo', base_ref = 'ref', timeout = 'timeout_s' }) do
+    if o[alias] ~= nil and o[name] ~= nil then return '`' .. alias .. '` and `' .. name .. '` are the same field' end
   end
 end
 
 local function problem(raw, o)
+  if not is_text(raw) then return 'not JSON: the bytes are no UTF-8' end
+  local twice = type(o) == 'table' and is_twice(o)
+  if twice then return twice end
   if type(o) ~= 'table' or raw:match('^%s*(.)') ~= '{' then return 'a job is a JSON object' end
   local FIELDS, RANGES = kinds()
-  if not is_text(raw) then return 'not JSON: the bytes are no UTF-8' end
-  for alias, name in pairs({ task = 'prompt', repo_url = 'repo', base_ref = 'ref', timeout = 'timeout_s' }) do
-    if o[alias] ~= nil and o[name] ~= nil then return '`' .. alias .. '` and `' .. name .. '` are the same field' end
-  end
   for name, value in pairs(o) do
     local why = wrong(name, value, FIELDS, RANGES)
     if why then return why end
