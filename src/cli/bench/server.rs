@@ -42,9 +42,11 @@ impl Server {
                 "cannot start redis-server; install it (Debian: apt-get install redis-server)",
             )?;
         let client = redis::Client::open(format!("unix://{}", socket.display()))?;
+        // Emptying the server takes longer than the client's default patience.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         let deadline = Instant::now() + Duration::from_secs(10);
         let plain = loop {
-            match client.get_multiplexed_async_connection().await {
+            match client.get_multiplexed_async_connection_with_config(&patient).await {
                 Ok(connection) => break connection,
                 Err(error) if Instant::now() > deadline => {
                     return Err(error).context("the private redis-server does not answer");
