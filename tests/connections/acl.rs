@@ -49,7 +49,10 @@ async fn is_exact(
     let url = user(&redis, name, &rules);
     let store = connect(settings(&url), role).await.unwrap();
     let dials = dialed(&redis);
-    day(&redis, store).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    if let Err(error) = day(&redis, store).await {
+        let log: redis::Value = redis.ask(&["ACL", "LOG", "1"]);
+        panic!("{name}: {error}: {log:?}");
+    }
     assert!(dialed(&redis) - dials < 20, "{name} dialed {} times", dialed(&redis) - dials);
     let mut needless = Vec::new();
     // Without `+info` the server is used unseen, which is told by `health`; without `+ping +unwatch`

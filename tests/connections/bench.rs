@@ -1,5 +1,6 @@
 //! Stores over an address, and a worker that runs jobs through one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use sortie::store::{
     Beat, Claimed, Error, Exchange, Exchanged, Finish, Finished, Kind, NewJob, Store, Terms, Token,
     WorkerRecord,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::support::redis::TestRedis;
 
@@ -203,4 +206,32 @@ pub fn success(claimed: &Claimed) -> Finish {
 
 pub fn finish(claimed: &Claimed, next: Next) -> Finish {
     Finish { token: claimed.token.clone(), next, fault: None, result: AttemptResult::default() }
+}
+
+/// A server that answers each piece it gets with what `answer` says; empty: it closes the connection;
+/// nothing: an error for each command.
+pub async fn answering(
+    answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = Arc::new(answer);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let answer = Arc::clone(&answer);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 4096];
+                while let Ok(length @ 1..) = client.read(&mut buffer).await {
+                    let request = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                    // `*` begins a command.
+                    let errors = "-ERR unknown command\r\n".repeat(request.matches('*').count());
+                    let answer = answer(&request).unwrap_or(errors);
+                    if answer.is_empty() || client.write_all(answer.as_bytes()).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
 }

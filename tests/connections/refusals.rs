@@ -1,14 +1,13 @@
 //! Each way in which a server cannot be used is told in one line, in time, with what to do about it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use sortie::store::redis::{Role, connect};
 use sortie::store::{Kind, Level, Log};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bench::{
-    QUEUE, Worker, assert_is_line, assert_says, new_job, open, refused, sent, settings,
+    QUEUE, Worker, answering, assert_is_line, assert_says, new_job, open, refused, sent, settings,
 };
 use crate::support::redis::TestRedis;
 use crate::support::{SOON, eventually};
@@ -54,29 +53,6 @@ async fn an_old_server() {
     .await;
     let error = refused(&format!("redis://{address}")).await;
     assert_says(&error, Kind::Misconfigured, &["6.0.16 is too old", "6.2", "upgrade"]);
-}
-
-/// A server that answers each piece it gets with what `answer` says, or else with an error each line.
-async fn answering(answer: fn(&str) -> Option<String>) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut buffer = vec![0; 4096];
-                while let Ok(length @ 1..) = client.read(&mut buffer).await {
-                    let request = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                    // One answer for each command: `*` begins one.
-                    let errors = "-ERR unknown command\r\n".repeat(request.matches('*').count());
-                    let answer = answer(&request).unwrap_or(errors);
-                    if client.write_all(answer.as_bytes()).await.is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    address
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! Short callers: each call is over in a few seconds, and no dead connection is in its way.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sortie::store::redis::Role;
 use sortie::store::{Kind, Log};
 
-use crate::bench::{DURABLE, SHORTLY, assert_says, dialed, info, new_job, open};
+use crate::bench::{DURABLE, SHORTLY, answering, assert_says, dialed, info, new_job, open};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::redis::TestRedis;
 use crate::support::{SOON, eventually};
@@ -25,14 +27,40 @@ async fn a_dead_pooled_connection_is_not_noticed() {
     assert_eq!(caller.fsck().await.unwrap(), Vec::<String>::new());
 }
 
+/// The pool's question whether the connection lives is answered; then the connection dies with the call.
 #[tokio::test]
-async fn a_connection_that_dies_with_the_request_is_replaced_once() {
+async fn a_call_whose_connection_dies_is_made_once_more() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let address = answering({
+        let calls = Arc::clone(&calls);
+        move |request| {
+            if let Some((_, ping)) = request.split_once("PING\r\n") {
+                return Some(format!("+OK\r\n{ping}"));
+            }
+            if request.contains("\nINFO\r") {
+                return Some("$22\r\nredis_version:7.0.15\r\n\r\n".into());
+            }
+            request.contains("EVALSHA").then(|| {
+                let odd = calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+                if odd { String::new() } else { "*1\r\n*2\r\n$1\r\na\r\n:1\r\n".into() }
+            })
+        }
+    })
+    .await;
+    let caller = open(&format!("redis://{address}"), Role::Client).await;
+    for round in 1..=5 {
+        let answer = caller.submit(&[new_job("a")]).await.unwrap();
+        assert_eq!(answer[0].id.as_str(), "a");
+        assert_eq!(calls.load(Ordering::SeqCst), 2 * round);
+    }
+}
+
+#[tokio::test]
+async fn lost_replies_are_not_noticed() {
     let redis = TestRedis::start();
     let proxy = Proxy::start(&redis).await;
     let caller = open(&proxy.url(), Role::Client).await;
     for round in 0..5 {
-        // The pool's question whether the connection lives is answered; the call is not.
-        caller.stats().await.unwrap();
         proxy.lose_replies(1);
         let id = format!("a{round}");
         let answer = caller.submit(&[new_job(&id)]).await.unwrap();

@@ -198,6 +198,28 @@ async fn waits_for_a_server_that_is_away_do_not_spin() {
     woken(wait).await;
 }
 
+/// One answer missed is enough: the command may still be armed there.
+#[tokio::test]
+async fn the_silent_connection_of_a_wait_is_replaced() {
+    let redis = TestRedis::start();
+    let proxy = Proxy::start(&redis).await;
+    let store = open(&proxy.url(), Role::Engine).await;
+    let brief = Duration::from_millis(100);
+    store.wake(&Wake::Work, brief).await.unwrap();
+    let before = dialed(&redis);
+    proxy.to_client(Flow::Vanish);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(6) {
+        store.wake(&Wake::Work, brief).await.unwrap();
+    }
+    proxy.to_client(Flow::Pass);
+    redis.ask::<u64>(&["RPUSH", QUEUE, "{}"]);
+    store.wake(&Wake::Work, LONG).await.unwrap();
+    // Two are the test's own.
+    assert!(dialed(&redis) > before + 2);
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+}
+
 #[tokio::test]
 async fn a_wait_that_the_server_forbids_is_told_with_a_pause() {
     let redis = TestRedis::start();
