@@ -91,6 +91,7 @@ macro_rules! keeps_the_contract {
                 an_end_is_written_with_its_result,
                 each_terminal_state_is_kept,
                 a_repeated_end_is_accepted_once,
+                    a_repeated_end_is_accepted_whatever_came_after_it,
                 the_first_end_of_an_attempt_stands,
                 a_repeated_hand_back_is_one,
                 an_older_attempt_cannot_end_a_newer_one,

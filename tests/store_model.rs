@@ -7,6 +7,8 @@ mod support;
 
 #[path = "store_model/model.rs"]
 mod model;
+#[path = "store_model/people.rs"]
+mod people;
 #[path = "store_model/record.rs"]
 mod record;
 #[path = "store_model/system.rs"]

@@ -61,6 +61,18 @@ pub async fn a_repeated_end_is_accepted_once(bench: &Bench) {
     assert_eq!(bench.stats().await.totals["failed"], 1);
 }
 
+pub async fn a_repeated_end_is_accepted_whatever_came_after_it(bench: &Bench) {
+    let worker = bench.worker().await;
+    for next in [HANDED_BACK, deferred(Duration::from_secs(9)), WAITING] {
+        let made = bench.submit(json!({})).await;
+        let claimed = worker.one().await;
+        assert_eq!(worker.end(&claimed, next).await, Finished::Accepted);
+        bench.cancel(&made).await;
+        assert_eq!(worker.end(&claimed, next).await, Finished::Accepted, "{next:?}");
+        assert_eq!(bench.state(&made).await, State::Canceled);
+    }
+}
+
 pub async fn the_first_end_of_an_attempt_stands(bench: &Bench) {
     let worker = bench.worker().await;
     let made = bench.submit(json!({})).await;

@@ -9,8 +9,8 @@ use sortie::core::State;
 use sortie::store::Finished;
 
 use crate::record::{
-    Answer, Attempt, Call, Cap, End, JobNumber, Place, Record, Refusal, Region, Spec, Supply,
-    Ticket, Verdict, Worker,
+    Answer, Attempt, Call, Cap, End, JobNumber, Place, Record, Region, Spec, Supply, Ticket,
+    Verdict, Worker,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -26,9 +26,9 @@ pub struct Model {
     pub fleet_limit: Option<usize>,
     pub profile_limit: Option<usize>,
     pub answer: Answer,
-    /// Rounds of upkeep that the store needs after the last transition.
-    pub upkeep: usize,
-    sequence: u64,
+    /// Caps that hold jobs back, and which job was let go last.
+    pub parks: BTreeMap<Cap, Option<JobNumber>>,
+    pub sequence: u64,
 }
 
 impl Model {
@@ -46,7 +46,7 @@ impl Model {
         self.jobs.values().filter(running).count()
     }
 
-    fn job(&mut self, number: JobNumber) -> &mut Record {
+    pub fn job(&mut self, number: JobNumber) -> &mut Record {
         self.jobs.get_mut(&number).expect("the model looked it up before")
     }
 
@@ -54,7 +54,7 @@ impl Model {
 
     /// Makes a record; answers the job that stands for the request and whether it is new. The
     /// caller puts a job that is neither delayed nor known into the queue.
-    fn create(&mut self, spec: &Spec, region: Region) -> (JobNumber, bool) {
+    pub fn create(&mut self, spec: &Spec, region: Region) -> (JobNumber, bool) {
         if self.jobs.contains_key(&spec.job) {
             return (spec.job, false);
         }
@@ -91,7 +91,7 @@ impl Model {
         (job, is_new)
     }
 
-    fn enqueue(&mut self, job: JobNumber, region: Region) {
+    pub fn enqueue(&mut self, job: JobNumber, region: Region) {
         let record = self.job(job);
         (record.place, record.state, record.region) = (Place::Pending, State::Queued, region);
         match region {
@@ -100,12 +100,44 @@ impl Model {
         }
     }
 
-    /// Lets the first of those that a cap holds back have another try.
-    fn unpark(&mut self, cap: Cap) {
+    pub fn parked(&self, cap: Cap) -> Option<JobNumber> {
         let parked = self.jobs.iter().filter(|(_, job)| job.place == Place::Parked(cap));
-        if let Some((&best, _)) = parked.min_by_key(|(_, job)| job.turn()) {
-            self.job(best).place = Place::Pending;
-            self.queue.push_front(Ticket::Dot);
+        parked.min_by_key(|(_, job)| job.turn()).map(|(number, _)| *number)
+    }
+
+    /// Lets the first job that a cap holds back go, if there is a place beside those that run and
+    /// so many `promised` ones.
+    pub fn unpark(&mut self, cap: Cap, promised: usize) -> bool {
+        let Some(best) = self.parked(cap) else {
+            self.parks.remove(&cap);
+            return false;
+        };
+        let limit = match cap {
+            Cap::Key(_) => self.jobs[&best].spec.key.map(|(_, limit)| limit),
+            Cap::Profile => self.profile_limit,
+        };
+        if limit.is_some_and(|limit| self.under(cap) + promised >= limit) {
+            return false;
+        }
+        self.job(best).place = Place::Pending;
+        self.queue.push_front(Ticket::Dot);
+        if self.parked(cap).is_some() {
+            self.parks.insert(cap, Some(best));
+        } else {
+            self.parks.remove(&cap);
+        }
+        true
+    }
+
+    /// Fills the places of a cap, unless the job that got the last one did not take it yet.
+    pub fn offer(&mut self, cap: Cap) {
+        let Some(last) = self.parks.get(&cap) else { return };
+        let last = last.and_then(|last| self.jobs.get(&last));
+        if last.is_none_or(|last| last.place != Place::Pending) {
+            let mut promised = 0;
+            while self.unpark(cap, promised) {
+                promised += 1;
+            }
         }
     }
 
@@ -113,36 +145,20 @@ impl Model {
         let caps: Vec<Cap> = self.job(job).caps().collect();
         for cap in caps {
             if cap != Cap::Profile || self.profile_limit.is_some() {
-                self.unpark(cap);
+                self.unpark(cap, 0);
             }
         }
     }
 
-    /// Caps with room let go of those they hold back, one in each round of the store's upkeep.
-    /// Answers how many rounds that takes.
-    pub fn heal(&mut self) -> usize {
-        let mut rounds = 0;
-        for cap in [Cap::Key(0), Cap::Key(1), Cap::Profile] {
-            let mut freed = 0;
-            loop {
-                let parked = self.jobs.values().filter(|job| job.place == Place::Parked(cap));
-                let Some(best) = parked.min_by_key(|job| job.turn()) else { break };
-                let limit = match cap {
-                    Cap::Key(_) => best.spec.key.map(|(_, limit)| limit),
-                    Cap::Profile => self.profile_limit,
-                };
-                if limit.is_some_and(|limit| self.under(cap) >= limit) {
-                    break;
-                }
-                self.unpark(cap);
-                freed += 1;
-            }
-            rounds = rounds.max(freed);
+    /// What heartbeats do, until they find nothing more to do.
+    pub fn keep_up(&mut self) {
+        let caps: Vec<Cap> = self.parks.keys().copied().collect();
+        for cap in caps {
+            self.offer(cap);
         }
-        rounds
     }
 
-    fn end(&mut self, job: JobNumber, state: State) {
+    pub fn end(&mut self, job: JobNumber, state: State) {
         let record = self.job(job);
         (record.place, record.state) = (Place::Ended, state);
     }
@@ -286,14 +302,14 @@ impl Model {
         if let Some((key, limit)) = spec.key
             && self.under(Cap::Key(key)) >= limit
         {
-            self.job(number).place = Place::Parked(Cap::Key(key));
+            self.park(number, Cap::Key(key));
             return None;
         }
         if spec.profiled && self.profile_limit.is_some_and(|most| self.under(Cap::Profile) >= most)
         {
-            self.job(number).place = Place::Parked(Cap::Profile);
+            self.park(number, Cap::Profile);
             if let Some((key, _)) = spec.key {
-                self.unpark(Cap::Key(key));
+                self.unpark(Cap::Key(key), 0);
             }
             return None;
         }
@@ -306,80 +322,8 @@ impl Model {
         Some(attempt)
     }
 
-    // ── people ──
-
-    pub fn limit_profile(&mut self, limit: Option<usize>) {
-        self.profile_limit = limit;
-        let room = limit.map_or(1000, |most| most.saturating_sub(self.under(Cap::Profile)));
-        for _ in 0..room {
-            self.unpark(Cap::Profile);
-        }
-    }
-
-    pub fn cancel(&mut self, number: JobNumber) -> Result<State, Refusal> {
-        let Some(job) = self.jobs.get_mut(&number) else { return self.cancel_unopened(number) };
-        if job.place == Place::Ended {
-            return Ok(job.state);
-        }
-        job.is_cancel_wanted = true;
-        if job.place == Place::Running {
-            return Ok(State::Running);
-        }
-        let (was, key) = (job.place, job.spec.key);
-        self.end(number, State::Canceled);
-        if was == Place::Pending {
-            // Any ticket will do: the last one, if it is the kind, else the first of the kind.
-            let is_dot = |ticket: &Ticket| matches!(ticket, Ticket::Dot);
-            if self.queue.back().is_some_and(is_dot) {
-                self.queue.pop_back();
-            } else {
-                let ticket = self.queue.iter().position(is_dot);
-                self.queue.remove(ticket.expect("a pending job has a ticket"));
-            }
-        }
-        if let Some((key, _)) = key {
-            self.unpark(Cap::Key(key));
-        }
-        Ok(State::Canceled)
-    }
-
-    fn cancel_unopened(&mut self, number: JobNumber) -> Result<State, Refusal> {
-        let is_it = |ticket: &Ticket| matches!(ticket, Ticket::Raw(spec) if spec.job == number);
-        let at = self.queue.iter().position(is_it).ok_or(Refusal::NotFound)?;
-        let Some(Ticket::Raw(spec)) = self.queue.remove(at) else { unreachable!("found above") };
-        if self.create(&spec, Region::Raw).1 {
-            self.end(number, State::Canceled);
-            self.job(number).is_cancel_wanted = true;
-        }
-        Ok(State::Canceled)
-    }
-
-    pub fn retry(&mut self, number: JobNumber) -> Result<State, Refusal> {
-        let job = self.jobs.get(&number).ok_or(Refusal::NotFound)?;
-        match (job.place, job.state) {
-            (Place::Ended, _) => {}
-            (_, State::Queued) => return Ok(State::Queued),
-            _ => return Err(Refusal::Conflict),
-        }
-        self.sequence += 1;
-        let sequence = self.sequence;
-        let job = self.job(number);
-        (job.charged, job.lost, job.is_cancel_wanted) = (0, 0, false);
-        job.sequence = sequence;
-        self.enqueue(number, Region::Normal);
-        Ok(State::Queued)
-    }
-
-    pub fn delete(&mut self, number: JobNumber) -> Result<State, Refusal> {
-        let job = self.jobs.get(&number).ok_or(Refusal::NotFound)?;
-        if job.place != Place::Ended {
-            return Err(Refusal::Conflict);
-        }
-        let state = job.state;
-        if let Some(key) = job.spec.idempotency {
-            self.idempotency.remove(&key);
-        }
-        self.jobs.remove(&number);
-        Ok(state)
+    fn park(&mut self, number: JobNumber, cap: Cap) {
+        self.job(number).place = Place::Parked(cap);
+        self.parks.entry(cap).or_insert(None);
     }
 }

@@ -172,7 +172,7 @@ impl ReferenceStateMachine for Machine {
             Transition::LimitFleet(limit) => model.fleet_limit = limit,
             Transition::LimitProfile(limit) => model.limit_profile(limit),
         }
-        model.upkeep = model.heal();
+        model.keep_up();
         model
     }
 }
