@@ -2,7 +2,7 @@
 //! the server's clock.
 //!
 //! `keys` names everything that is stored; `scripts` are the transitions; `work` calls them for
-//! workers and `people` for everybody else; `records` reads; `wait` blocks; `address` makes
+//! workers and `people` for everybody else; `records` reads jobs, `log` their logs, `survey` the whole; `wait` blocks; `address` makes
 //! connections and `conn` keeps them alive; `health` judges the server.
 
 use std::sync::Arc;
@@ -27,9 +27,11 @@ mod address;
 mod conn;
 mod health;
 mod keys;
+mod log;
 mod people;
 mod records;
 mod scripts;
+mod survey;
 mod wait;
 mod work;
 

@@ -19,7 +19,7 @@ const SCAN: usize = 20_000;
 /// Unopened pushes looked at.
 const UNOPENED: isize = 1_000;
 
-type Fields = HashMap<String, String>;
+pub(super) type Fields = HashMap<String, String>;
 
 pub(super) fn command(name: &str, arguments: &[&str]) -> Cmd {
     let mut command = redis::cmd(name);
@@ -27,7 +27,7 @@ pub(super) fn command(name: &str, arguments: &[&str]) -> Cmd {
     command
 }
 
-fn values<T: FromRedisValue>(answer: &mut impl Iterator<Item = Value>) -> Result<T> {
+pub(super) fn values<T: FromRedisValue>(answer: &mut impl Iterator<Item = Value>) -> Result<T> {
     parse(answer.next().ok_or_else(|| Error::Corrupt("fewer answers than questions".into()))?)
 }
 
@@ -106,7 +106,7 @@ impl RedisStore {
     }
 
     /// Keys of all sorted sets that a job can be in.
-    async fn places(&self) -> Result<Vec<String>> {
+    pub(super) async fn places(&self) -> Result<Vec<String>> {
         let mut keys: Vec<String> =
             ["run", "pending", "later", "waiting"].iter().map(|name| self.keys.of(name)).collect();
         keys.extend(self.parks().await?);
@@ -114,7 +114,7 @@ impl RedisStore {
         Ok(keys)
     }
 
-    async fn parks(&self) -> Result<Vec<String>> {
+    pub(super) async fn parks(&self) -> Result<Vec<String>> {
         let caps: Vec<String> = self.ask(&command("HKEYS", &[&self.keys.of("parks")])).await?;
         Ok(caps.iter().map(|cap| self.keys.of(&format!("park:{cap}"))).collect())
     }
@@ -203,193 +203,9 @@ impl RedisStore {
         Ok(jobs)
     }
 
-    pub(super) async fn read_log(
-        &self,
-        log: &Log,
-        after: &str,
-        count: usize,
-        wait: Option<Duration>,
-    ) -> Result<Vec<Entry>> {
-        let key = match log {
-            Log::Job(id) => self.keys.log(id),
-            Log::Fleet => self.keys.of("events"),
-        };
-        let after = if after.is_empty() { "0" } else { after };
-        let rows: Vec<StreamId> = if let Some(wait) = wait {
-            let mut read = redis::cmd("XREAD");
-            read.arg("COUNT")
-                .arg(count)
-                .arg("BLOCK")
-                .arg(scripts::millis(wait).max(1))
-                .arg("STREAMS")
-                .arg(&key)
-                .arg(after);
-            let answer =
-                self.waits.tail(&read, wait).await.map_err(|error| self.address.explain(error))?;
-            let answer: Option<StreamReadReply> = parse(answer)?;
-            answer.into_iter().flat_map(|reply| reply.keys).flat_map(|stream| stream.ids).collect()
-        } else if after == "$" {
-            Vec::new()
-        } else {
-            let start = if after == "0" { "-".to_owned() } else { format!("({after}") };
-            let mut range = command("XRANGE", &[&key, &start, "+", "COUNT"]);
-            range.arg(count);
-            self.ask::<StreamRangeReply>(&range).await?.ids
-        };
-        rows.iter().filter_map(|row| entry(row, log).transpose()).collect()
-    }
-
-    pub(super) async fn read_stats(&self) -> Result<Stats> {
-        let of = |name: &str| self.keys.of(name);
-        let mut answers = self
-            .ask_all(&[
-                command("LLEN", &[&self.keys.queue]),
-                command("ZCARD", &[&of("pending")]),
-                command("ZCARD", &[&of("run")]),
-                command("ZCARD", &[&of("later")]),
-                command("ZCARD", &[&of("waiting")]),
-                command("ZCARD", &[&of("done")]),
-                command("ZCARD", &[&of("dead")]),
-                command("LLEN", &[&of("bad")]),
-                command("LLEN", &[&of("floor")]),
-                command("HGETALL", &[&of("meta")]),
-                command("HGETALL", &[&of("limits")]),
-                command("ZRANGE", &[&of("pending"), "0", "0"]),
-            ])
-            .await?
-            .into_iter();
-        let pending: u64 = values(&mut answers)?;
-        let opened: u64 = values(&mut answers)?;
-        let mut stats = Stats {
-            pending,
-            unopened: pending.saturating_sub(opened),
-            running: values(&mut answers)?,
-            later: values(&mut answers)?,
-            waiting: values(&mut answers)?,
-            done: values(&mut answers)?,
-            dead: values(&mut answers)?,
-            bad: values(&mut answers)?,
-            busy_floor: values(&mut answers)?,
-            ..Stats::default()
-        };
-        let meta: Fields = values(&mut answers)?;
-        stats.limits = values::<BTreeMap<String, u64>>(&mut answers)?;
-        if let Some(limit) = meta.get("limit").and_then(|text| text.parse().ok()) {
-            stats.limits.insert("fleet".into(), limit);
-        }
-        stats.paused_by = meta.get("paused").cloned();
-        stats.totals = meta
-            .iter()
-            .filter_map(|(name, count)| {
-                Some((name.strip_prefix("n:")?.to_owned(), count.parse().ok()?))
-            })
-            .collect();
-        let head: Vec<String> = values(&mut answers)?;
-        if let Some(id) = head.first() {
-            let created: Option<u64> =
-                self.ask(&command("HGET", &[&of(&format!("job:{id}")), "created"])).await?;
-            let now = self.now_ms().await?;
-            stats.oldest_ms = created.map(|at| now.saturating_sub(at));
-        }
-        for park in self.parks().await? {
-            stats.parked += self.ask::<u64>(&command("ZCARD", &[&park])).await?;
-        }
-        Ok(stats)
-    }
-
-    pub(super) async fn read_workers(&self) -> Result<Vec<WorkerRecord>> {
-        let seen: Vec<(String, f64)> = self
-            .ask(&command("ZRANGE", &[&self.keys.of("workers"), "0", "-1", "WITHSCORES"]))
-            .await?;
-        if seen.is_empty() {
-            return Ok(Vec::new());
-        }
-        let now = self.now_ms().await?;
-        let ids: Vec<WorkerId> =
-            seen.iter().map(|(id, _)| WorkerId::from_store(id.as_str())).collect();
-        let commands: Vec<Cmd> = ids
-            .iter()
-            .flat_map(|id| {
-                [
-                    command("HGETALL", &[&self.keys.worker(id)]),
-                    command("SCARD", &[&self.keys.held(id)]),
-                ]
-            })
-            .collect();
-        let mut answers = self.ask_all(&commands).await?.into_iter();
-        let mut workers = Vec::with_capacity(ids.len());
-        for (id, (_, last)) in ids.into_iter().zip(seen) {
-            let fields: Fields = values(&mut answers)?;
-            let running = values(&mut answers)?;
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a time in milliseconds"
-            )]
-            let silent_ms = now.saturating_sub(last as u64);
-            workers.push(WorkerRecord {
-                id,
-                ordinal: number(&fields, "ordinal"),
-                exclusive: fields.contains_key("exclusive"),
-                slots: number(&fields, "slots").unwrap_or_default(),
-                running,
-                draining: fields.contains_key("draining"),
-                quarantine: fields.get("quarantine").cloned(),
-                version: fields.get("version").cloned().unwrap_or_default(),
-                host: fields.get("host").cloned().unwrap_or_default(),
-                pid: number(&fields, "pid").unwrap_or_default(),
-                pid_started: number(&fields, "pid_started").unwrap_or_default(),
-                started_at_ms: number(&fields, "started").unwrap_or_default(),
-                silent_ms,
-                is_lost: silent_ms > scripts::millis(self.terms.lease),
-            });
-        }
-        workers.sort_by(|left, right| {
-            (left.ordinal.unwrap_or(u32::MAX), &left.id)
-                .cmp(&(right.ordinal.unwrap_or(u32::MAX), &right.id))
-        });
-        Ok(workers)
-    }
-
-    pub(super) async fn check_records(&self) -> Result<Vec<String>> {
-        let mut problems: Vec<String> = self.run(self.call(&scripts::FSCK)).await?;
-        let mut ids: BTreeSet<String> = BTreeSet::new();
-        for key in self.places().await? {
-            if !key.ends_with(":done") && !key.ends_with(":dead") {
-                ids.extend(self.ask::<Vec<String>>(&command("ZRANGE", &[&key, "0", "-1"])).await?);
-            }
-        }
-        let prefix = self.keys.of("job:");
-        let pattern: String = prefix
-            .chars()
-            .flat_map(|c| {
-                if matches!(c, '*' | '?' | '[' | ']' | '\\') { vec!['\\', c] } else { vec![c] }
-            })
-            .collect();
-        let mut cursor = 0_u64;
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(format!("{pattern}*")).arg("COUNT").arg(5_000);
-            let (next, keys): (u64, Vec<String>) = self.ask(&scan).await?;
-            ids.extend(keys.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned));
-            cursor = next;
-            if cursor == 0 {
-                break;
-            }
-        }
-        let ids: Vec<String> = ids.into_iter().collect();
-        for page in ids.chunks(500) {
-            let mut call = self.call(&scripts::FSCK);
-            for id in page {
-                call.push(id);
-            }
-            problems.extend(self.run::<Vec<String>>(call).await?);
-        }
-        Ok(problems)
-    }
 }
 
-fn number<T: std::str::FromStr>(fields: &Fields, name: &str) -> Option<T> {
+pub(super) fn number<T: std::str::FromStr>(fields: &Fields, name: &str) -> Option<T> {
     fields.get(name)?.parse().ok()
 }
 
@@ -435,35 +251,4 @@ fn job(
             .and_then(|bytes| serde_json::from_slice::<AttemptResult>(bytes).ok())
             .unwrap_or_default(),
     }
-}
-
-/// One stream entry; `None` for what a newer version may write.
-fn entry(row: &StreamId, log: &Log) -> Result<Option<Entry>> {
-    let field = |name: &str| row.get::<String>(name).unwrap_or_default();
-    let job = match log {
-        Log::Job(id) => id.clone(),
-        // `-` stands for the fleet as a whole.
-        Log::Fleet => match field("id").parse() {
-            Ok(id) => id,
-            Err(_) => "fleet".parse().map_err(|_| Error::Corrupt("event without a job".into()))?,
-        },
-    };
-    let event = match row.get::<Vec<u8>>("e") {
-        Some(json) => match serde_json::from_slice(&json) {
-            Ok(event) => event,
-            Err(_) => return Ok(None),
-        },
-        None => match field("s").parse() {
-            Ok(state) => Event::State {
-                state,
-                fault: field("f").parse().ok(),
-                worker: field("w"),
-                attempt: field("a").parse().unwrap_or_default(),
-                message: field("m"),
-            },
-            Err(_) => return Ok(None),
-        },
-    };
-    let at_ms = row.id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or_default();
-    Ok(Some(Entry { id: row.id.clone(), at_ms, job, event }))
 }
