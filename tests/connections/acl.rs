@@ -181,6 +181,9 @@ async fn a_day_of_a_person(redis: &TestRedis, store: Arc<dyn Store>) -> Result<(
     assert_eq!(store.bad(&BadAction::List).await?.len(), 1);
     store.bad(&BadAction::Requeue(Vec::new())).await?;
     store.control(&Control::Leave { worker: id }).await?;
+    let other = Worker::over(open(&redis.url(), Role::Engine).await).await;
+    assert_eq!(other.exchange(1, Vec::new()).await.claimed.len(), 1);
+    store.control(&Control::Leave { worker: other.record.id.clone() }).await?;
     for (log, wait) in [(Log::Fleet, None), (Log::Fleet, Some(SHORT))] {
         assert!(!store.read(&log, "0", 10, wait).await?.is_empty());
     }
