@@ -76,7 +76,7 @@ impl fmt::Display for JobId {
 }
 
 /// Identity of one worker process: `<pod>/<boot uuid>`. A restarted pod is another worker, so an
-/// old incarnation can never be mistaken for a live one (PROTOCOL.md P14).
+/// old incarnation can never be mistaken for a live one (ARCHITECTURE.md P14).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkerId(String);
@@ -113,7 +113,7 @@ impl fmt::Display for WorkerId {
 }
 
 /// Fencing number of one attempt: grows with every claim, `max(last + 1, server time in µs)`, and
-/// is carried by every later write of that attempt (PROTOCOL.md P4).
+/// is carried by every later write of that attempt (ARCHITECTURE.md P4).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]

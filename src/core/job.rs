@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Fence, JobId, JobSpec, WorkerId};
 
-/// Where a job is in its life (PRODUCT.md, "A job's life").
+/// Where a job is in its life (docs/concepts.md, "A job's life").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {

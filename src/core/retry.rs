@@ -1,4 +1,4 @@
-//! From a fault to what happens next: PRODUCT.md's table of faults, as one function.
+//! From a fault to what happens next: docs/concepts.md's table of faults, as one function.
 
 use std::time::Duration;
 

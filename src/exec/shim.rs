@@ -7,7 +7,7 @@
 //!
 //! 1. **The agent does not outlive the worker.** The worker holds the other end of standard input
 //!    and its end means SIGKILL to all.
-//! 2. **The agent does not run past the lease** (PROTOCOL.md P5), even if the worker hangs or is
+//! 2. **The agent does not run past the lease** (ARCHITECTURE.md P5), even if the worker hangs or is
 //!    itself stopped: at the deadline the tree is frozen until a newer deadline arrives. Nothing
 //!    is thawed, and nothing polite is awaited, without a lease.
 //! 3. **Nothing survives the agent.** What is left when it exits is killed and reaped, then the

@@ -1,5 +1,5 @@
 //! Layer 1: repositories. A shared, append-only object pool per repository, and for every job a
-//! repository of its own that borrows from it (WORKSPACES.md).
+//! repository of its own that borrows from it (ARCHITECTURE.md).
 //!
 //! ```text
 //!  upstream ──fetch (under a lock)──▶ pool ──checkout──▶ the job's repository

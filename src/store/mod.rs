@@ -9,7 +9,7 @@
 //!                          └─────── change: retry ◀── terminal
 //! ```
 //!
-//! What every store promises (`P…` are the promises of PROTOCOL.md):
+//! What every store promises (`P…` are the promises of ARCHITECTURE.md):
 //!
 //! * An acknowledged job is in exactly one place and ends in exactly one terminal state (P3).
 //! * Each claim gets a [`Fence`] larger than any before it; a write that carries another fence than

@@ -114,7 +114,7 @@ pub(super) async fn whole_path(server: &Server) -> Result<Vec<Figure>> {
             let stats = store.stats().await?;
             Ok(stats.totals.get("succeeded").copied().unwrap_or_default() >= u64::from(JOBS))
         };
-        until("200 jobs have succeeded", Duration::from_secs(60), all).await?;
+        until("200 jobs have succeeded", Duration::from_mins(1), all).await?;
         let per_second = f64::from(JOBS) / start.elapsed().as_secs_f64();
         figures.push(Figure::new(
             format!("a process for each job, {slots} slots"),

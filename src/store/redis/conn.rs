@@ -1,4 +1,4 @@
-//! Calls over connections (PROTOCOL.md §5): how a dead connection is noticed and replaced, and which
+//! Calls over connections (ARCHITECTURE.md, "The queue"): how a dead connection is noticed and replaced, and which
 //! calls are repeated. Everything that is sent here may be sent again: scripts are idempotent under
 //! repetition (P7), the rest reads.
 //!

@@ -1,5 +1,5 @@
 //! Every key of a queue `Q`, with its type and life. `T` stands for `{Q}:`; the tag is the queue's
-//! whole name, so the brace-less list and all other keys share one hash slot (PROTOCOL.md P12).
+//! whole name, so the brace-less list and all other keys share one hash slot (ARCHITECTURE.md P12).
 //! The scripts make the same names (`lua/prelude.lua`); `tests/architecture.rs` checks that each
 //! one they use is in this table.
 //!

@@ -2,8 +2,9 @@
 //! the server's clock.
 //!
 //! `keys` names everything that is stored; `scripts` are the transitions; `work` calls them for
-//! workers and `people` for everybody else; `records` reads jobs, `log` their logs, `survey` the whole; `wait` blocks; `address` makes
-//! connections and `conn` keeps them alive; `health` judges the server.
+//! workers and `people` for everybody else; `records` reads jobs, `log` their logs, `survey` the
+//! whole; `wait` blocks; `address` makes connections and `conn` keeps them alive; `health` judges
+//! the server.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

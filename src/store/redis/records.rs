@@ -1,16 +1,13 @@
-//! Reading: records, lists, logs, numbers.
+//! Reading jobs: one, by a prefix, many.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
 
-use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 use redis::{Cmd, FromRedisValue, Value};
 
 use super::conn::parse;
-use super::scripts;
 use super::{RedisStore, Result};
-use crate::core::{AttemptResult, Counters, Event, Fence, Job, JobId, JobSpec, State, WorkerId};
-use crate::store::{Entry, Error, Found, Log, Query, Stats, WorkerRecord};
+use crate::core::{AttemptResult, Counters, Fence, Job, JobId, JobSpec, State, WorkerId};
+use crate::store::{Error, Found, Query};
 
 /// Records fetched in one pipeline.
 const PAGE: usize = 200;
@@ -202,7 +199,6 @@ impl RedisStore {
         jobs.truncate(limit);
         Ok(jobs)
     }
-
 }
 
 pub(super) fn number<T: std::str::FromStr>(fields: &Fields, name: &str) -> Option<T> {

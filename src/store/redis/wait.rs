@@ -1,4 +1,4 @@
-//! Waiting on the server. Blocking commands have connections of their own, and carry no data (PROTOCOL.md
+//! Waiting on the server. Blocking commands have connections of their own, and carry no data (ARCHITECTURE.md
 //! P8): the queue is watched by moving its head onto itself, so whoever drops the wait loses nothing.
 //!
 //! A wait that its caller drops goes on in the background, and the next caller joins it: a worker that

@@ -1,5 +1,5 @@
 -- Prepended to every script. KEYS[1] = the queue, KEYS[2] = its meta hash; all other keys share their hash
--- slot because their tag is the queue's whole name (PROTOCOL.md P12). Key names: ../keys.rs.
+-- slot because their tag is the queue's whole name (ARCHITECTURE.md P12). Key names: ../keys.rs.
 -- ARGV[1..3] = lease, life of an ended job, and `<life of a dead job> <most ended jobs>`; times in ms.
 -- A script that fails half-way is not rolled back, so: write the new place before leaving the old one.
 local unpack = unpack or table.unpack
