@@ -105,7 +105,8 @@ local function retire(id, state, fault, worker, attempt, message, idem, ended)
   local dead = state == 'dead'
   local ttl = dead and ARGV[3]:match('%d+') or JOB_TTL
   call('ZADD', T .. (dead and 'dead' or 'done'), now, id)
-  call('HSET', JOB(id), 'state', state, 'finished', now, 'fault', fault or '', 'ended', ended or '')
+  if ended then call('HSET', JOB(id), 'state', state, 'finished', now, 'fault', fault or '', 'ended', ended)
+  else call('HSET', JOB(id), 'state', state, 'finished', now, 'fault', fault or '') end
   total(state)
   tell(id, state, fault, worker, attempt, message, true)
   call('PEXPIRE', JOB(id), ttl)
