@@ -157,7 +157,7 @@ pub struct Sweep {
     pub workers: u64,
 }
 
-/// One thing looked at by [`Store::health`].
+/// One thing looked at by [`super::Store::health`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     pub name: String,
