@@ -5,23 +5,22 @@
 //! library takes `posix_spawn`: the worker is large, has many threads and must not be forked.
 //! One task per process tree reads both pipes and waits for the exit; there are no threads.
 
-use std::fs;
-use std::io::{self, PipeWriter, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::pipe;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{timeout, timeout_at};
 
-use super::wire::{self, REPORT, Report, Start};
+use super::wire::{self, Start};
 use super::{Chunk, Error, Exit, Request, Running, SIGKILL, tree};
 use crate::core::event::OutputStream;
 
@@ -37,7 +36,7 @@ const CHUNKS_MAX: usize = 16;
 const DRAIN: Duration = Duration::from_secs(2);
 /// How much of it is read at most, per stream: the largest pipe an unprivileged process can make.
 const DRAIN_MAX: usize = 1 << 20;
-/// How long the supervisor may take to read a request that is larger than its pipe.
+/// How long the supervisor may take to read a request that is larger than its socket takes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -67,15 +66,13 @@ pub async fn start(request: Request) -> Result<Running, Error> {
     let mut line = serde_json::to_vec(&start).map_err(|error| Error::Spawn(error.into()))?;
     line.push(b'\n');
 
-    let (theirs, lifeline) = io::pipe().map_err(Error::Spawn)?;
-    fcntl(&lifeline, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
-        .map_err(|errno| Error::Spawn(errno.into()))?;
+    let (lifeline, theirs) = UnixStream::pair().map_err(Error::Spawn)?;
     let child = Command::new(PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path))
         .arg0("sortie")
         .arg("__shim")
         .arg(&dir)
         .env_clear()
-        .stdin(theirs)
+        .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -83,10 +80,11 @@ pub async fn start(request: Request) -> Result<Running, Error> {
     let pid = child.id().expect("nobody has waited for it yet");
     // An error here drops the lifeline, which ends the supervisor.
     let lifeline = hand_over(lifeline, &line).await.map_err(Error::Spawn)?;
+    let (report, lifeline) = lifeline.into_split();
 
     let (chunks, output) = mpsc::channel(CHUNKS_MAX);
     let (exited, exit) = watch::channel(None);
-    tokio::spawn(attend(child, pid, dir.join(REPORT), chunks, exited));
+    tokio::spawn(attend(child, pid, report, chunks, exited));
     Ok(Running { output, pid, lifeline: Mutex::new(Some(lifeline)), exit })
 }
 
@@ -135,19 +133,19 @@ fn takes_a_script(options: &str) -> bool {
     options.starts_with('-') && !options.starts_with("--") && options.ends_with('c')
 }
 
-/// Writes the request: in one call if the pipe takes it, which it nearly always does.
-async fn hand_over(lifeline: PipeWriter, line: &[u8]) -> io::Result<PipeWriter> {
+/// Writes the request: in one call if the socket takes it, which it nearly always does.
+async fn hand_over(lifeline: UnixStream, line: &[u8]) -> io::Result<tokio::net::UnixStream> {
+    lifeline.set_nonblocking(true)?;
     let written = match (&lifeline).write(line) {
         Ok(count) => count,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(error),
     };
-    if written == line.len() {
-        return Ok(lifeline);
+    let mut lifeline = tokio::net::UnixStream::from_std(lifeline)?;
+    if written < line.len() {
+        timeout(REQUEST_TIMEOUT, lifeline.write_all(&line[written..])).await??;
     }
-    let mut pipe = pipe::Sender::from_owned_fd(lifeline.into())?;
-    timeout(REQUEST_TIMEOUT, pipe.write_all(&line[written..])).await??;
-    Ok(pipe.into_nonblocking_fd()?.into())
+    Ok(lifeline)
 }
 
 /// Reads the output and waits for the exit of one supervisor. Ends with it, if not sooner than
@@ -155,7 +153,7 @@ async fn hand_over(lifeline: PipeWriter, line: &[u8]) -> io::Result<PipeWriter> 
 async fn attend(
     mut child: Child,
     pid: u32,
-    report: PathBuf,
+    report: OwnedReadHalf,
     chunks: mpsc::Sender<Chunk>,
     exited: watch::Sender<Option<Exit>>,
 ) {
@@ -168,11 +166,13 @@ async fn attend(
         );
     };
     let waiting = async {
-        let exit = match child.wait().await {
-            Ok(status) => conclude(pid, status, &report),
-            // Somebody else reaped our child: all that is known is that it is gone.
-            Err(_) => Exit { signal: Some(SIGKILL), ..Exit::default() },
-        };
+        let report = wire::read_report(report).await;
+        let _reaped_by_somebody_else = child.wait().await;
+        let exit = report.unwrap_or_else(|| {
+            // The kernel killed the agent with its supervisor, but not what the agent had started.
+            tree::kill_session(Pid::from_raw(pid.cast_signed()));
+            Exit { signal: Some(SIGKILL), ..Exit::default() }
+        });
         exited.send_replace(Some(exit));
     };
     tokio::join!(forwarding, waiting);
@@ -209,22 +209,10 @@ async fn forward(
     }
 }
 
-/// What became of it: by its report, or by the supervisor's own end if there is none.
-fn conclude(pid: u32, status: ExitStatus, report: &Path) -> Exit {
-    let report = fs::read(report).ok();
-    let report = report.and_then(|text| serde_json::from_slice::<Report>(&text).ok());
-    if let Some(report) = report.filter(|report| report.supervisor == pid) {
-        return report.exit;
-    }
-    if status.signal().is_some() {
-        // The kernel killed the agent with its supervisor, but not what the agent had started.
-        tree::kill_session(Pid::from_raw(pid.cast_signed()));
-    }
-    Exit { code: status.code(), signal: status.signal(), ..Exit::default() }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

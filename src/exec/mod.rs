@@ -2,12 +2,14 @@
 //! (`shim.rs`), which starts the agent and outlives neither it nor the worker.
 
 use std::collections::BTreeMap;
-use std::io::{PipeWriter, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, watch};
 
 mod agent;
@@ -30,7 +32,8 @@ pub struct Request {
     pub cwd: PathBuf,
     /// File to read standard input from; `/dev/null` without one.
     pub stdin: Option<PathBuf>,
-    /// Existing private directory of the attempt; exit report and oversized arguments are put there.
+    /// Existing private directory of the attempt; the supervisor's lock and oversized arguments are
+    /// put there.
     pub dir: PathBuf,
     /// How long the process may take between a polite signal and SIGKILL.
     pub grace: Duration,
@@ -46,8 +49,8 @@ pub struct Running {
     /// while nobody takes from it, a process that writes much waits.
     pub output: mpsc::Receiver<Chunk>,
     pid: u32,
-    /// The writing end of the supervisor's standard input, non-blocking. Its end kills the tree.
-    lifeline: Mutex<Option<PipeWriter>>,
+    /// The worker's half of the supervisor's standard input, non-blocking. Its end kills the tree.
+    lifeline: Mutex<Option<OwnedWriteHalf>>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -91,9 +94,9 @@ pub enum Error {
     )]
     ArgumentTooLarge { index: usize, bytes: usize, max: usize },
     #[error("cannot start the supervisor: {0}")]
-    Spawn(#[source] std::io::Error),
+    Spawn(#[source] io::Error),
     #[error("cannot write {path}: {source}")]
-    File { path: PathBuf, source: std::io::Error },
+    File { path: PathBuf, source: io::Error },
 }
 
 impl Running {
@@ -132,13 +135,16 @@ impl Running {
         }
     }
 
-    /// Writes one order, without waiting: the pipe has room for thousands of them.
-    fn tell(&self, order: wire::Order) -> std::io::Result<()> {
+    /// Writes one order, without waiting: the socket has room for hundreds of them.
+    fn tell(&self, order: wire::Order) -> io::Result<()> {
         let lifeline = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*lifeline {
-            // An order is smaller than PIPE_BUF, so it is written whole or not at all.
-            Some(pipe) => (&mut &*pipe).write_all(order.to_string().as_bytes()),
-            None => Ok(()),
+        let Some(lifeline) = &*lifeline else { return Ok(()) };
+        let line = order.to_string();
+        // Not by the runtime, which says that a new socket is full until it has asked the kernel.
+        let stream: &UnixStream = lifeline.as_ref();
+        match nix::unistd::write(stream, line.as_bytes())? {
+            count if count == line.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
         }
     }
 

@@ -35,7 +35,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, setsid};
 
 use super::tree::{self, Frozen};
-use super::wire::{LOCK, Lifeline, Order, REPORT, Report, now_ns, wary, write_private};
+use super::wire::{self, LOCK, Lifeline, Order, now_ns, wary};
 use super::{Exit, NotStarted, agent};
 
 const MILLISECOND: u64 = 1_000_000;
@@ -59,10 +59,7 @@ pub fn main() -> ExitCode {
         (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
         (None, None) => NOT_STARTED,
     };
-    let report = Report { supervisor: std::process::id(), exit };
-    let text = serde_json::to_vec(&report).expect("a report has only string keys");
-    // The disk may be full, or the directory gone: then the exit code has to do.
-    let _best_effort = write_private(&dir.join(REPORT), &text);
+    wire::write_report(&exit);
     ExitCode::from(code)
 }
 

@@ -3,9 +3,10 @@
 //! The worker speaks on the supervisor's standard input, the *lifeline*, in lines: first one
 //! [`Start`] as JSON, then [`Order`]s. The program, its arguments and its environment travel there
 //! and not as the supervisor's own, because arguments are world-readable and bounded by the
-//! kernel, and because a job's environment (`LD_PRELOAD`) must not reach the supervisor. A pipe
+//! kernel, and because a job's environment (`LD_PRELOAD`) must not reach the supervisor. A socket
 //! takes the usual line in one system call; a file would cost five. The supervisor answers once,
-//! at its end, with a [`Report`] in a file that also tells a person later what became of the job.
+//! at its end, with the [`Exit`] as one line of JSON. The agent cannot answer in its place: its
+//! standard input is another file, so it never has the lifeline.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,17 +21,18 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::Exit;
 
-/// File of a job directory that holds the [`Report`].
-pub(super) const REPORT: &str = "exit.json";
 /// File of a job directory that the supervisor keeps locked while it lives.
 pub(super) const LOCK: &str = "lock";
 /// Largest [`Start`] in bytes: a job of 4 MiB whose every byte is escaped in JSON.
 const START_MAX: usize = 32 << 20;
 /// Longest [`Order`] in bytes.
 const ORDER_MAX: usize = 64;
+/// Most bytes of a report that are read. What is in it was written by us, a few paths apart.
+const REPORT_MAX: u64 = 64 << 10;
 
 /// What to run. See [`super::Request`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,12 +80,21 @@ impl FromStr for Order {
     }
 }
 
-/// How it ended.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Report {
-    /// Process id of the supervisor that wrote this; tells it from the report of an earlier one.
-    pub(super) supervisor: u32,
-    pub(super) exit: Exit,
+/// Says how it ended, the last thing that a supervisor does.
+pub(super) fn write_report(exit: &Exit) {
+    let mut line = serde_json::to_vec(exit).expect("an exit has only string keys");
+    line.push(b'\n');
+    // The worker may be gone, and takes part of a line for none.
+    let _nobody_to_tell = nix::unistd::write(io::stdin().as_fd(), &line);
+}
+
+/// Waits until the supervisor has closed its end. `None`: it was killed before it had said how it
+/// ended.
+pub(super) async fn read_report(lifeline: impl AsyncRead + Unpin) -> Option<Exit> {
+    let mut line = Vec::with_capacity(512);
+    // Orders that it did not read any more make this an error, after everything it said.
+    let _end = lifeline.take(REPORT_MAX).read_to_end(&mut line).await;
+    serde_json::from_slice(line.strip_suffix(b"\n")?).ok()
 }
 
 /// Nanoseconds of a clock that every process of this host reads alike. It counts the time that
@@ -186,6 +197,17 @@ mod tests {
         }
         for noise in ["", "stop ", "lease", "lease -1", "lease 1 2", "killall"] {
             assert_eq!(noise.parse::<Order>(), Err(()), "{noise:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_report_is_whole_or_none() {
+        let exit = Exit { code: Some(3), leaked: 1, ..Exit::default() };
+        let mut line = serde_json::to_vec(&exit).unwrap();
+        line.push(b'\n');
+        assert_eq!(read_report(line.as_slice()).await, Some(exit));
+        for cut in 0..line.len() {
+            assert_eq!(read_report(&line[..cut]).await, None);
         }
     }
 

@@ -166,23 +166,19 @@ async fn the_directory_is_locked_while_anything_lives() {
 }
 
 #[tokio::test]
-async fn what_the_agent_puts_in_the_way_of_its_report_is_removed() {
-    for script in ["mkfifo exit.json; exit 6", "ln -s target exit.json; exit 6"] {
-        let place = Place::new();
-        assert_eq!(finish_exit(&place, place.sh(script).await).await.code, Some(6));
-        assert!(place.path("exit.json").is_file() && !place.path("target").exists());
-    }
-    // Where a report cannot be written, the exit code has to do.
+async fn the_agent_cannot_report_in_place_of_its_supervisor() {
     let place = Place::new();
-    let exit = finish_exit(&place, place.sh("mkdir exit.json; exit 6").await).await;
-    assert_eq!((exit.code, exit.not_started), (Some(6), None));
+    let script = r#"cd /proc/self/fd; for fd in *; do [ ! -S $fd ] || echo "has socket $fd"; done
+                    echo '{"code":0,"leaked":0,"cpu_us":0,"max_rss_kib":0}' > /proc/$PPID/fd/0
+                    exit 6"#;
+    let (exit, out, err) = finish(&place, place.sh(script).await).await;
+    assert_eq!((exit.code, out.as_str()), (Some(6), ""));
+    assert!(err.contains("/fd/0"), "it was tried: {err}");
 }
 
 #[tokio::test]
 async fn a_killed_supervisor_takes_its_session_along() {
     let place = Place::new();
-    // The report of another supervisor must not be taken for this one's.
-    fs::write(place.path("exit.json"), r#"{"supervisor":1,"exit":{"code":0}}"#).unwrap();
     let mut running = place.sh("sleep 1000 & (sleep 1000 &); echo up; wait").await;
     said(&mut running, "up").await;
     eventually("three processes", || place.processes().len() == 3).await;
