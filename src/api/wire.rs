@@ -140,7 +140,8 @@ impl From<&crate::core::Job> for Job {
             canceled_by: job.cancel.clone(),
             output_bytes: result.output_bytes,
             output_dropped: result.output_dropped,
-            created_at: Some(time(job.created_at_ms)),
+            // A push that no worker has opened yet has no time of its own.
+            created_at: (job.created_at_ms > 0).then(|| time(job.created_at_ms)),
             started_at: job.started_at_ms.map(time),
             finished_at: job.finished_at_ms.map(time),
             due_at: job.due_at_ms.map(time),

@@ -67,7 +67,7 @@ pub(super) async fn run(context: &Context, id: &str) -> Outcome {
         ("created", json.created_at),
         ("started", json.started_at),
         ("finished", json.finished_at),
-        ("due", json.due_at),
+        ("due", json.due_at.filter(|_| !job.state.is_terminal())),
         ("took", words::run(now, &job)),
         ("phases", (!phases.is_empty()).then(|| phases.join(", "))),
         ("output", output),

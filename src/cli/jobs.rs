@@ -60,7 +60,7 @@ fn row(printer: &Printer, now: u64, job: &Job) -> Vec<(Tone, String)> {
         (Tone::of(job.state), job.state.to_string()),
         plain(job.spec.profile_name().map(words::one_line)),
         plain(job.spec.repo.as_deref().map(|repo| short_repo(&redacted(repo)))),
-        plain(Some(words::age(now, job.created_at_ms))),
+        plain(words::age_of(now, job)),
         plain(words::run(now, job)),
         plain(Some(words::attempts(job))),
         plain(job.worker.as_ref().map(|worker| worker.pod().to_owned())),

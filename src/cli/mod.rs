@@ -85,14 +85,17 @@ pub fn main() -> ExitCode {
         Printer::new(format, global.quiet, *color.as_ref().unwrap_or(&Color::Auto), has_no_color);
     let context = Context { sources, printer, global };
     let outcome = match problem.or(color.err()) {
-        // What explains the settings must work when they are wrong.
-        Some(problem) if !matches!(command, Command::Help { .. } | Command::Version) => {
+        Some(problem) if !works_without_settings(&command) => {
             Err(problem.into())
         }
         _ => context.dispatch(command),
     };
     context.printer.finish_live();
-    let outcome = outcome.and_then(|exit| context.printer.flush().map(|()| exit));
+    let outcome = outcome.and_then(|exit| match context.printer.flush() {
+        // A reader who has left does not change how the job ended.
+        Err(failure) if !failure.is_broken_pipe() => Err(failure),
+        _ => Ok(exit),
+    });
     match outcome {
         Ok(exit) => exit.into(),
         Err(failure) => {
@@ -103,6 +106,11 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// What explains the settings, and what every new shell runs, must work when they are wrong.
+fn works_without_settings(command: &Command) -> bool {
+    matches!(command, Command::Help { .. } | Command::Version | Command::Completions { .. })
 }
 
 fn color(text: &str) -> Result<Color, String> {

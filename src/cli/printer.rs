@@ -191,23 +191,31 @@ impl Printer {
         if self.is_quiet { Ok(()) } else { self.say(text) }
     }
 
-    /// A line on standard error, in any case.
+    /// A line on standard error, in any case. Fails only if what was printed before it on standard
+    /// output cannot be written.
     pub(super) fn say(&self, text: &str) -> Result<(), Failure> {
         // What a job wrote may have left a terminal inside a line.
         let is_inside = self.is_inside_line[1].replace(false)
             | (self.out_is_terminal && self.is_inside_line[0].replace(false));
         let start = if is_inside { "\n" } else { "" };
-        self.above_live(|| io::stderr().write_all(format!("{start}{text}\n").as_bytes()))
+        let line = format!("{start}{text}\n");
+        // Lines on the two streams should appear in the order in which they were printed.
+        let flushed = self.flush();
+        // What is said beside the data may be lost: it is no reason to leave a job that is waited for.
+        let write = || io::stderr().write_all(line.as_bytes()).ok();
+        match &*self.live.borrow() {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        };
+        flushed
     }
 
     /// An error: what and why, then what to do next.
     pub(super) fn failure(&self, failure: &Failure) -> Result<(), Failure> {
         self.finish_live();
-        self.say(&format!("{}: {}", self.tone(Tone::Bad, "error"), failure.message))?;
-        match &failure.next {
-            Some(next) => self.say(&format!("  next: {next}")),
-            None => Ok(()),
-        }
+        let error = format!("{}: {}", self.tone(Tone::Bad, "error"), failure.message);
+        let next = failure.next.as_ref().map(|next| format!("\n  next: {next}"));
+        self.say(&(error + next.as_deref().unwrap_or_default()))
     }
 
     /// Shows what goes on at the moment, where a person looks at standard error.
@@ -255,15 +263,6 @@ impl Printer {
     /// Empties the terminal, for a list that is drawn again.
     pub(super) fn clear_screen(&self) -> Result<(), Failure> {
         self.text("\x1b[H\x1b[2J")
-    }
-
-    fn above_live(&self, write: impl FnOnce() -> io::Result<()>) -> Result<(), Failure> {
-        // Lines on the two streams should appear in the order in which they were printed.
-        self.out.borrow_mut().flush()?;
-        match &*self.live.borrow() {
-            Some(bar) => Ok(bar.suspend(write)?),
-            None => Ok(write()?),
-        }
     }
 }
 

@@ -26,6 +26,11 @@ pub(super) fn age(now_ms: u64, then_ms: u64) -> String {
     }
 }
 
+/// How old a job is; not known of a push that no worker has opened yet.
+pub(super) fn age_of(now_ms: u64, job: &Job) -> Option<String> {
+    (job.created_at_ms > 0).then(|| age(now_ms, job.created_at_ms))
+}
+
 /// A number of bytes: `812 B`, `12.3 kB`, `4.0 MB`.
 pub(super) fn bytes(count: u64) -> String {
     let (unit, size) = match count {

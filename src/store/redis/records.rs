@@ -69,6 +69,16 @@ impl RedisStore {
         if let Some(job) = self.record(&id).await? {
             return Ok(Found::One(Box::new(job)));
         }
+        // The places are looked at one after the other, and the unopened pushes last: a job that is
+        // opened meanwhile is seen nowhere. It is opened once, so a second look is enough.
+        match self.search(&id).await? {
+            Found::None => self.search(&id).await,
+            found => Ok(found),
+        }
+    }
+
+    /// One look at all places and at the unopened pushes, for ids that begin like this one.
+    async fn search(&self, id: &JobId) -> Result<Found> {
         let mut found: BTreeSet<JobId> = BTreeSet::new();
         for key in self.places().await? {
             let mut cursor = 0_u64;
