@@ -111,10 +111,7 @@ fn line_of(yaml: &str, index: usize) -> Option<u64> {
 }
 
 /// Checks jobs one by one; `line` answers the line on which the one of that index begins.
-fn each(
-    items: impl Iterator<Item = impl AsRef<str>>,
-    line: impl Fn(usize) -> Option<u64>,
-) -> Jobs {
+fn each(items: impl Iterator<Item = impl AsRef<str>>, line: impl Fn(usize) -> Option<u64>) -> Jobs {
     let mut jobs = Vec::new();
     for (index, item) in items.enumerate() {
         let place = format!("job {}", index + 1);

@@ -85,9 +85,7 @@ pub fn main() -> ExitCode {
         Printer::new(format, global.quiet, *color.as_ref().unwrap_or(&Color::Auto), has_no_color);
     let context = Context { sources, printer, global };
     let outcome = match problem.or(color.err()) {
-        Some(problem) if !works_without_settings(&command) => {
-            Err(problem.into())
-        }
+        Some(problem) if !works_without_settings(&command) => Err(problem.into()),
         _ => context.dispatch(command),
     };
     context.printer.finish_live();
