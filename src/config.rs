@@ -156,7 +156,11 @@ fn default_path() -> Option<PathBuf> {
 /// Keys and values of a configuration file, `[worker] slots` as `worker.slots`.
 fn read(text: &str, path: &std::path::Path) -> Result<BTreeMap<String, String>, Error> {
     let problem = |problem: String| Error::File { path: path.to_owned(), problem };
-    let table: toml::Table = toml::from_str(text).map_err(|error| problem(error.to_string()))?;
+    let table: toml::Table = toml::from_str(text).map_err(|error| {
+        // Not the line itself, as the error would show it: the address of Redis has a password.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        problem(format!("line {}: {}", before.matches('\n').count() + 1, error.message()))
+    })?;
     let mut values = BTreeMap::new();
     for (key, value) in table {
         match value {
@@ -304,7 +308,9 @@ mod tests {
         let error = read("[worker]\nslot = 1", &path).unwrap_err().to_string();
         assert!(error.contains("`worker.slot`") && error.contains("worker.slots"), "{error}");
         assert!(read("queue = [1]", &path).unwrap_err().to_string().contains("`queue`"));
-        assert!(read("queue = ", &path).is_err());
+        let error = read("queue = 'x'\nredis = 'redis://:secret@h' x", &path).unwrap_err();
+        assert!(error.to_string().contains("line 2"), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
     }
 
     #[test]

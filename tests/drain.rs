@@ -2,6 +2,8 @@
 
 mod fleet;
 mod support;
+#[path = "drain/takeover.rs"]
+mod takeover;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,6 +59,28 @@ async fn runs_on(fleet: &Fleet, id: &str, pod: &str) -> Job {
         .await
 }
 
+async fn both_are_known(fleet: &Fleet) {
+    eventually(SOON, "both are known", async || {
+        (fleet.store.workers().await.expect("listing workers").len() == 2).then_some(())
+    })
+    .await;
+}
+
+/// Waits until readers see that the worker drains.
+async fn drains(fleet: &Fleet) {
+    eventually(SOON, "a worker drains", async || {
+        fleet
+            .store
+            .workers()
+            .await
+            .expect("listing workers")
+            .iter()
+            .any(|w| w.draining)
+            .then_some(())
+    })
+    .await;
+}
+
 async fn leaves(mut worker: Process) {
     let status = worker.wait(SOON).await;
     assert_eq!(status.code(), Some(0), "{status}");
@@ -69,10 +93,7 @@ async fn a_killed_workers_job_is_finished_by_another() {
     fleet.push(&patient(&fleet, "j"));
     let pid = told(&fleet.path("pid.1")).await;
     let _second = fleet.process("w-1", &[]);
-    eventually(SOON, "both are known", async || {
-        (fleet.store.workers().await.unwrap().len() == 2).then_some(())
-    })
-    .await;
+    both_are_known(&fleet).await;
     first.sigkill();
     let job = fleet.until("j", "is tried again", |job| job.counters.attempt == 2).await;
     assert!(!lives(&pid), "the agent died with its worker");
@@ -131,10 +152,7 @@ async fn a_stopped_worker_loses_its_job_and_does_not_run_it_beside_the_next() {
     fleet.push(&patient(&fleet, "j"));
     let pid = told(&fleet.path("pid.1")).await;
     let _second = fleet.process("w-1", &[]);
-    eventually(SOON, "both are known", async || {
-        (fleet.store.workers().await.unwrap().len() == 2).then_some(())
-    })
-    .await;
+    both_are_known(&fleet).await;
     first.signal(Signal::SIGSTOP);
     runs_on(&fleet, "j", "w-1").await;
     goes_on(&fleet).await;
@@ -157,10 +175,7 @@ async fn a_signal_lets_the_running_job_end_and_claims_nothing_more() {
     fleet.push(&patient(&fleet, "j"));
     told(&fleet.path("pid.1")).await;
     worker.signal(Signal::SIGTERM);
-    eventually(SOON, "readers see it", async || {
-        fleet.store.workers().await.unwrap().iter().any(|w| w.draining).then_some(())
-    })
-    .await;
+    drains(&fleet).await;
     fleet.push(&json!({"id": "later", "command": ["true"]}));
     goes_on(&fleet).await;
     go(&fleet);
@@ -169,6 +184,21 @@ async fn a_signal_lets_the_running_job_end_and_claims_nothing_more() {
     assert_eq!(fleet.redis.ask::<u64>(&["LLEN", QUEUE]), 1);
     assert!(fleet.store.workers().await.unwrap().is_empty());
     fleet.is_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_signal_lets_the_one_job_of_once_end_too() {
+    let fleet = Fleet::new().await;
+    let worker = fleet.process("w-0", &["--once"]);
+    fleet.push(&patient(&fleet, "j"));
+    told(&fleet.path("pid.1")).await;
+    worker.signal(Signal::SIGTERM);
+    drains(&fleet).await;
+    goes_on(&fleet).await;
+    go(&fleet);
+    let job = fleet.ends("j", State::Succeeded, None).await;
+    assert_eq!(job.counters.attempt, 1);
+    leaves(worker).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -211,10 +241,7 @@ async fn the_second_signal_stops_now_and_hands_back() {
     fleet.push(&patient(&fleet, "j"));
     let pid = told(&fleet.path("pid.1")).await;
     worker.signal(Signal::SIGTERM);
-    eventually(SOON, "it drains", async || {
-        fleet.store.workers().await.unwrap().iter().any(|w| w.draining).then_some(())
-    })
-    .await;
+    drains(&fleet).await;
     worker.signal(Signal::SIGINT);
     leaves(worker).await;
     assert!(!lives(&pid));
@@ -234,10 +261,7 @@ async fn the_third_signal_ends_the_process_at_once() {
     fleet.push(&json!({"id": "j", "command": ["sh", "-c", script]}));
     let pid = told(&pid).await;
     worker.signal(Signal::SIGTERM);
-    eventually(SOON, "it drains", async || {
-        fleet.store.workers().await.unwrap().iter().any(|w| w.draining).then_some(())
-    })
-    .await;
+    drains(&fleet).await;
     worker.signal(Signal::SIGTERM);
     // The second one has been taken when the next one ends it.
     let status = eventually(SOON, "the process ends", async || {
@@ -308,7 +332,11 @@ async fn as_process_one_it_passes_signals_on_and_reaps_orphans() {
     let env = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
     command.env_clear().envs(env).stdin(Stdio::null()).stdout(Stdio::null());
     let mut outer = Process::spawn(&mut command);
-    fleet.push(&patient(&fleet, "j"));
+    // Beside the job's process, one that is in no session of its supervisor's.
+    let mut job = patient(&fleet, "j");
+    let script = job["command"][2].as_str().unwrap();
+    job["command"][2] = format!("setsid sleep 300 & {script}").into();
+    fleet.push(&job);
     told(&fleet.path("pid.1")).await;
 
     let one = children(outer.child().id())[0];
@@ -317,14 +345,19 @@ async fn as_process_one_it_passes_signals_on_and_reaps_orphans() {
     let supervisor = children(worker)[0];
     kill(pid(supervisor), Signal::SIGKILL).unwrap();
     told(&fleet.path("pid.2")).await;
+    let stray = eventually(SOON, "the stray falls to process one", async || {
+        let strays: Vec<_> = children(one).into_iter().filter(|child| *child != worker).collect();
+        <[u32; 1]>::try_from(strays).ok()
+    })
+    .await;
+    // A real-time signal, for which libraries have no name.
+    let sent = Command::new("sh").args(["-c", &format!("kill -40 {}", stray[0])]).status();
+    assert!(sent.unwrap().success());
     eventually(SOON, "orphans are reaped", async || (children(one) == [worker]).then_some(()))
         .await;
 
     kill(pid(one), Signal::SIGTERM).unwrap();
-    eventually(SOON, "the signal reaches the worker", async || {
-        fleet.store.workers().await.unwrap().iter().any(|w| w.draining).then_some(())
-    })
-    .await;
+    drains(&fleet).await;
     go(&fleet);
     let job = fleet.ends("j", State::Succeeded, None).await;
     assert_eq!(job.counters.attempt, 2);

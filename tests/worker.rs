@@ -107,7 +107,7 @@ async fn a_running_job_is_canceled_and_its_processes_are_gone() {
     let fleet = Fleet::new().await;
     let mut settings = fleet.settings("w-0");
     // So that only the poke can be what makes it quick.
-    settings.beat = Duration::from_secs(1);
+    settings.beat = Duration::from_millis(750);
     let _worker = fleet.work(settings).await;
     let pid = fleet.path("pid");
     let script =

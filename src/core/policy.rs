@@ -80,14 +80,16 @@ impl Policy {
         if !self.env && !spec.env.is_empty() {
             return refuse("env", "jobs may not set environment variables".into());
         }
-        if let Some(repo) = &spec.repo {
+        if let Some(repo) = spec.repo.as_deref().map(str::trim) {
             if !self.repos.iter().any(|pattern| matches(pattern, repo)) {
                 return refuse("repos", format!("repository {repo:?} is not allowed here"));
             }
-            if !self.local_repos && (repo.starts_with('/') || repo.starts_with("file:")) {
+            // As the address is read later: without spaces around it, and any case of the scheme.
+            let scheme = |name| repo.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(name));
+            if !self.local_repos && (repo.starts_with('/') || scheme("file:")) {
                 return refuse("local_repos", "a path on the worker's disk is not allowed".into());
             }
-            if !self.http_repos && repo.starts_with("http://") {
+            if !self.http_repos && scheme("http:") {
                 return refuse("http_repos", "unencrypted http is not allowed; use https".into());
             }
         }
@@ -168,6 +170,18 @@ mod tests {
         assert_eq!(rule(r#"{"prompt":"x","repo":"https://h/evil/a"}"#, "claude"), Err("repos"));
         assert_eq!(rule(r#"{"prompt":"x","timeout_s":61}"#, "claude"), Err("max_timeout_s"));
         assert_eq!(rule(r#"{"prompt":"x","repo":"https://h/acme/a"}"#, "claude"), Ok(()));
+        let spelled = |repo: &str| {
+            let policy = Policy { local_repos: false, ..Policy::default() };
+            let spec = JobSpec { repo: Some(repo.into()), ..JobSpec::default() };
+            policy.check(&spec, "claude").map_err(|refusal| refusal.rule)
+        };
+        for local in ["/srv/x", " /srv/x", "file:///srv/x", "FILE:///srv/x"] {
+            assert_eq!(spelled(local), Err("local_repos"), "{local:?}");
+        }
+        for plain in ["http://h/x", "HTTP://h/x", "\thttp://h/x"] {
+            assert_eq!(spelled(plain), Err("http_repos"), "{plain:?}");
+        }
+        assert_eq!(spelled("https://h/x"), Ok(()));
         assert!(Policy::from_toml("repo = []").unwrap_err().contains("repo"));
     }
 }

@@ -196,6 +196,11 @@ fn host_and_port(authority: &str, default_port: &str) -> Result<(String, String)
 /// The path without empty parts and without `.git`.
 fn repository_path(path: &str) -> Result<String, Error> {
     let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
+    // Git would resolve them, and fetch another repository than the one that rules were asked about.
+    let is_step = |part: &&str| matches!(&*part.to_lowercase().replace("%2e", "."), "." | "..");
+    if parts.iter().any(is_step) {
+        return invalid("has `.` or `..` as a part of its path; write the path out");
+    }
     let path = parts.join("/");
     let path = path.strip_suffix(".git").unwrap_or(&path).trim_end_matches('/');
     if path.is_empty() {
@@ -271,6 +276,9 @@ mod tests {
             ("-oProxyCommand=s3cret:x", "starts with `-`"),
             ("https://host:s3cret/x", "port"),
             ("/srv/../s3cret", "`..`"),
+            ("https://host/a/../s3cret/x", "`..`"),
+            ("https://host/a/%2E%2e/s3cret", "`..`"),
+            ("git@host:a/../s3cret", "`..`"),
             ("file://s3cret/x", "file:///path"),
             ("https://host/s3cret\n[core]", "control"),
         ] {

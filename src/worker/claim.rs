@@ -3,6 +3,7 @@
 //! While a call is on its way more attempts may end; they all go with the next one. The busier the
 //! worker, the fewer calls a job costs.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use tracing::{info, warn};
 
 use super::lease::{Order, Orders};
 use super::stage::{Progress, Stage};
-use super::{Context, slot};
+use super::{Context, publish, slot};
 use crate::core::Fault;
+use crate::git::RepoUrl;
 use crate::store::{Claimed, Exchange, Exchanged, Finish, Finished, Supply, Token, Wake};
 
 /// Longest wait for work before the store is asked without being told to. Jobs whose lease ran out
@@ -35,8 +37,9 @@ const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// What a slot, or the lease keeper, has to report.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// An attempt has ended; its slot is free.
-    Finish(Box<Finish>),
+    /// An attempt has ended; its slot is free. With the repository whose checkpoints of the job are
+    /// of no use when the end is accepted.
+    Finish(Box<Finish>, Option<RepoUrl>),
     /// An attempt that another worker has now; its slot is free.
     Forgotten(Token),
     /// To be handed back, though no slot had it.
@@ -58,6 +61,8 @@ struct Desk {
     busy: u32,
     call: u64,
     finished: Vec<Finish>,
+    /// Where jobs that have succeeded left checkpoints.
+    saved: HashMap<Token, RepoUrl>,
     pause: Pause,
     /// When stepping back for peers will have been long enough.
     yields_until: Option<Instant>,
@@ -74,6 +79,7 @@ pub(super) async fn run(cx: Arc<Context>, mut done: mpsc::UnboundedReceiver<Done
         busy: 0,
         call: 0,
         finished: Vec::new(),
+        saved: HashMap::new(),
         pause: Pause::Nothing,
         yields_until: None,
         is_woken: false,
@@ -99,8 +105,9 @@ pub(super) async fn run(cx: Arc<Context>, mut done: mpsc::UnboundedReceiver<Done
 impl Desk {
     fn take(&mut self, message: Done) {
         match message {
-            Done::Finish(finish) => {
+            Done::Finish(finish, saved_in) => {
                 self.busy -= 1;
+                self.saved.extend(saved_in.map(|url| (finish.token.clone(), url)));
                 self.finished.push(*finish);
             }
             Done::Forgotten(token) => {
@@ -179,13 +186,19 @@ impl Desk {
         }
     }
 
-    fn confirm(&self, finish: &Finish, finished: Finished) {
+    fn confirm(&mut self, finish: &Finish, finished: Finished) {
         self.cx.held.remove(&finish.token);
+        let saved_in = self.saved.remove(&finish.token);
         match finished {
             Finished::Accepted if finish.fault == Some(Fault::Interrupted) => {
                 self.cx.handed_back.fetch_add(1, Ordering::Relaxed);
             }
-            Finished::Accepted => {}
+            Finished::Accepted => {
+                if let Some(url) = saved_in {
+                    let job = finish.token.id.clone();
+                    tokio::spawn(publish::forget(Arc::clone(&self.cx), job, url));
+                }
+            }
             Finished::Stale | Finished::Unknown => {
                 let id = &finish.token.id;
                 info!(job.id = %id, "the end of an attempt was refused: it is not the current one");
@@ -197,6 +210,7 @@ impl Desk {
         let orders = Orders { lease_until, stop: None };
         let orders = self.cx.held.insert(claimed.token.clone(), orders);
         self.busy += 1;
+        self.cx.running.fetch_add(1, Ordering::SeqCst);
         if self.cx.stages.now().stage >= Stage::Stopping {
             // The order to stop went out before this one was held.
             self.cx.held.order_all(&Order::HandBack);

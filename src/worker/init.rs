@@ -25,7 +25,7 @@ pub fn as_first_process() -> Option<io::Result<i32>> {
         command.arg0(name).args(arguments).process_group(0);
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])?;
         let child = command.spawn()?;
-        let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+        let pid = to_pid(&child)?;
         std::thread::spawn(move || {
             for number in signals.forever() {
                 if let Ok(signal) = Signal::try_from(number) {
@@ -38,14 +38,22 @@ pub fn as_first_process() -> Option<io::Result<i32>> {
     })
 }
 
+fn to_pid(child: &Child) -> io::Result<Pid> {
+    Ok(Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?))
+}
+
 /// Takes note of every child's end until `main` has ended; its exit code.
 fn reap_until(main: &Child) -> io::Result<i32> {
-    let ours = |pid: Pid| u32::try_from(pid.as_raw()).is_ok_and(|pid| pid == main.id());
+    let main = to_pid(main)?;
     loop {
         match wait() {
-            Ok(WaitStatus::Exited(pid, code)) if ours(pid) => return Ok(code),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if ours(pid) => return Ok(128 + signal as i32),
-            Ok(_) | Err(nix::Error::EINTR) => {}
+            Ok(WaitStatus::Exited(pid, code)) if pid == main => return Ok(code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == main => {
+                return Ok(128 + signal as i32);
+            }
+            // Somebody was ended by a real-time signal, which has no name here.
+            Err(nix::Error::EINVAL) if kill(main, None).is_err() => return Ok(128),
+            Ok(_) | Err(nix::Error::EINTR | nix::Error::EINVAL) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -12,12 +12,11 @@
 //! ends, say good-bye. If it cannot, the leases of what it held run out and others take over;
 //! nothing here has to survive a kill.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
@@ -26,14 +25,14 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use self::claim::Done;
-use self::lease::Held;
+use self::lease::{Held, Order};
 use self::quarantine::Quarantine;
 use self::stage::{Stage, Stages};
 use self::workspace::Rubbish;
-use crate::core::{Policy, Profile, RetryPolicy, WorkerId};
+use crate::core::WorkerId;
 use crate::exec::stale;
 use crate::git::Git;
-use crate::store::{Control, Store, WorkerRecord};
+use crate::store::{self, Control, Kind, Store, WorkerRecord};
 
 mod claim;
 pub mod identity;
@@ -43,10 +42,12 @@ mod output;
 mod plan;
 mod publish;
 mod quarantine;
+mod settings;
 mod slot;
 mod stage;
 mod workspace;
 
+pub use settings::Settings;
 pub use stage::drain_within;
 
 /// Longest wait, at the start, for what dead workers of this host left running.
@@ -57,68 +58,6 @@ const GIT_LIMIT: Duration = Duration::from_mins(10);
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// How long stopped jobs may take to be handed back, beside their grace.
 const HAND_BACK_WAIT: Duration = Duration::from_secs(20);
-
-/// How one worker works.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Name of the pod or host, under which people know the worker.
-    pub name: String,
-    /// Whether at most one process of this name can be alive (a StatefulSet's pod, or `--name`).
-    /// A new incarnation of an exclusive worker takes the jobs of the old one back at once.
-    pub exclusive: bool,
-    /// Jobs at a time.
-    pub slots: u32,
-    /// What the worker refuses to run.
-    pub policy: Policy,
-    /// Profiles by name. Jobs that bring a `command` of their own need none.
-    pub profiles: BTreeMap<String, Profile>,
-    /// Profile of jobs that name none and bring no command.
-    pub default_profile: Option<String>,
-    /// Directory in which every job gets one of its own. Should be the same path on every worker,
-    /// so that an agent's session can go on elsewhere.
-    pub worktrees: PathBuf,
-    /// Directory of the shared object pools, one for each repository.
-    pub pools: PathBuf,
-    /// Life of a lease that is not renewed.
-    pub lease: Duration,
-    /// Time between two heartbeats.
-    pub beat: Duration,
-    /// So long before the end of its lease a job is frozen.
-    pub margin: Duration,
-    /// Time a process has between a polite signal and SIGKILL.
-    pub grace: Duration,
-    /// How long a drain that a signal asks for may take in all.
-    pub drain_timeout: Duration,
-    /// How often and how soon failed jobs are tried again, unless the job or its profile says so.
-    pub retry: RetryPolicy,
-    /// Run one job, then leave.
-    pub once: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        // Not the directory for temporary files, where anybody could have made it first.
-        let home = std::env::home_dir().filter(|home| home.is_absolute());
-        let data = home.unwrap_or_else(std::env::temp_dir).join(".local/share/sortie");
-        Self {
-            name: "worker".into(),
-            exclusive: false,
-            slots: 3,
-            policy: Policy::default(),
-            profiles: BTreeMap::new(),
-            default_profile: None,
-            worktrees: data.join("worktrees"),
-            pools: data.join("repos"),
-            lease: Duration::from_secs(30),
-            beat: Duration::from_secs(5),
-            margin: Duration::from_secs(3),
-            grace: Duration::from_secs(10),
-            drain_timeout: Duration::from_secs(270),
-            retry: RetryPolicy::default(),
-            once: false,
-        }
-    }
-}
 
 /// Why a worker left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +80,7 @@ pub enum Error {
     #[error(transparent)]
     Git(#[from] crate::git::Error),
     #[error(transparent)]
-    Store(#[from] crate::store::Error),
+    Store(#[from] store::Error),
     /// A part of the worker that runs as long as the worker does has stopped.
     #[error("the worker's {0} stopped unexpectedly; its jobs were handed back, start it again")]
     Internal(&'static str),
@@ -169,6 +108,10 @@ struct Context {
     /// Counts the beginnings and the ends of exchanges: odd while one is on its way.
     exchanges: AtomicU64,
     handed_back: AtomicU32,
+    /// Slots whose attempt has not ended.
+    running: AtomicU32,
+    /// Why the store does not take this worker back.
+    refused: Mutex<Option<store::Error>>,
 }
 
 impl Context {
@@ -186,12 +129,25 @@ impl Context {
         self.done.send(done).ok();
     }
 
-    /// Makes the worker known again, after the store forgot it.
+    /// Makes the worker known again, after the store forgot it. If another process has its name by
+    /// now, all that it held is lost: it kills its jobs and leaves.
     async fn register(&self) {
         match self.store.register(&self.record, &[]).await {
             Ok(_) => info!(worker.id = %self.me(), "registered again"),
+            Err(error) if error.kind() == Kind::Misconfigured => {
+                error!(%error, "the store refuses this worker: killing its jobs and leaving");
+                *self.refused() = Some(error);
+                self.stages.leave();
+                stage::stop(self);
+                self.held.order_all(&Order::Lost);
+            }
             Err(error) => warn!(%error, "cannot register; trying again soon"),
         }
+    }
+
+    fn refused(&self) -> std::sync::MutexGuard<'_, Option<store::Error>> {
+        // Whoever panics, the value is whole.
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,7 +156,7 @@ impl Context {
 /// Handles SIGTERM and SIGINT of the whole process: the first drains, the second stops the jobs
 /// now and hands them back, the third ends the process at once.
 pub async fn run(mut settings: Settings, store: Arc<dyn Store>) -> Result<Ended, Error> {
-    check(&settings)?;
+    settings.check()?;
     if settings.once {
         settings.slots = 1;
     }
@@ -213,9 +169,11 @@ pub async fn run(mut settings: Settings, store: Arc<dyn Store>) -> Result<Ended,
         info!(directories = stale.len(), "removed what dead workers left behind");
     }
     let git = Git::open(&settings.pools, GIT_LIMIT).await?;
-    let record = identity::record(&settings);
+    let mut record = identity::record(&settings);
     let gone = identity::dead_peers(&record, &store.workers().await?);
     let taken_back = store.register(&record, &gone).await?;
+    // Not 0: from now on it is no first registration, which could displace a newer incarnation.
+    record.started_at_ms = 1;
     info!(worker.id = %record.id, slots = settings.slots, taken_back, "working");
 
     let (done, ended) = mpsc::unbounded_channel();
@@ -233,12 +191,18 @@ pub async fn run(mut settings: Settings, store: Arc<dyn Store>) -> Result<Ended,
         beat_now: Notify::new(),
         exchanges: AtomicU64::new(0),
         handed_back: AtomicU32::new(0),
+        running: AtomicU32::new(0),
+        refused: Mutex::default(),
     });
     let sweeper = tokio::spawn(workspace::sweep(rubbish));
     let outcome = work(&cx, ended).await;
-    let leave = Control::Leave { worker: cx.me().clone() };
-    let is_known = matches!(timeout(LEAVE_WAIT, cx.store.control(&leave)).await, Ok(Ok(())));
-    info!(is_known, "left");
+    // Leaving hands back what is held. What still runs must not be another worker's before it is
+    // dead: it is killed with this process, and its lease runs out.
+    if cx.running.load(Ordering::SeqCst) == 0 {
+        let leave = Control::Leave { worker: cx.me().clone() };
+        let is_known = matches!(timeout(LEAVE_WAIT, cx.store.control(&leave)).await, Ok(Ok(())));
+        info!(is_known, "left");
+    }
     drop(cx);
     // Ends when the last sender is gone, with `cx`.
     timeout(LEAVE_WAIT, sweeper).await.ok();
@@ -281,6 +245,9 @@ async fn work(cx: &Arc<Context>, ended: mpsc::UnboundedReceiver<Done>) -> Result
             () = &mut late => break Err(Error::Abandoned(cx.held.tokens().len())),
         }
     };
+    if let Some(error) = cx.refused().take() {
+        return Err(Error::Store(error));
+    }
     result?;
     match (broken, cx.handed_back.load(Ordering::Relaxed)) {
         (Some(name), _) => Err(Error::Internal(name)),
@@ -295,25 +262,6 @@ async fn gave_up(cx: &Context) {
     let leaving = progress.wait_for(|now| now.leaves && now.stage == Stage::Stopping);
     leaving.await.expect("the stage is kept as long as the worker runs");
     sleep(cx.settings.grace + HAND_BACK_WAIT).await;
-}
-
-fn check(settings: &Settings) -> Result<(), Error> {
-    let problem = if settings.slots == 0 {
-        "a worker needs at least one slot"
-    } else if settings.beat.is_zero() || settings.margin + settings.beat * 2 > settings.lease {
-        "the lease must last for two heartbeats and the freeze margin at least; make it longer, or \
-         the others shorter"
-    } else if !settings.worktrees.is_absolute() || !settings.pools.is_absolute() {
-        "the directories for worktrees and for shared clones must be absolute paths"
-    } else {
-        return match &settings.default_profile {
-            Some(name) if !settings.profiles.contains_key(name) => Err(Error::Settings(format!(
-                "the default profile {name:?} is not one of the profiles"
-            ))),
-            _ => Ok(()),
-        };
-    };
-    Err(Error::Settings(problem.into()))
 }
 
 fn make(directory: &Path) -> Result<(), Error> {

@@ -1,21 +1,28 @@
 //! After the process: what an attempt leaves, pushed where the job asks for it, and saved for the
 //! next attempt where this one did not succeed.
 
-use std::time::Duration;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use tracing::warn;
 
 use super::Context;
 use super::lease::{Order, Orders};
 use super::slot::{End, Stop, ended_by};
-use crate::core::{AttemptResult, Fault, JobSpec, Publish};
-use crate::git::{self, Checkout};
+use crate::core::{AttemptResult, Fault, JobId, JobSpec, Publish};
+use crate::git::{self, Checkout, RepoUrl};
 use crate::store::{self, Claimed};
 
 /// What the lease is made to cover when something is about to be pushed.
 const PUSH_COVER: Duration = Duration::from_mins(2);
+/// How often publishing is tried: the agent's work is done, and must not be lost to a bad moment.
+const TRIES: u32 = 4;
+/// Pause after the first try that failed; each further one is twice as long.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Reports what changed and, where the job asks for it, pushes it.
 pub(super) async fn publish(
@@ -26,6 +33,37 @@ pub(super) async fn publish(
     orders: &mut watch::Receiver<Orders>,
     result: &mut AttemptResult,
 ) -> End {
+    let mut pause = PAUSE;
+    let mut tries = 1;
+    loop {
+        let message = match try_to(cx, claimed, spec, checkout, orders, result).await {
+            Ok(end) => return end,
+            Err(message) if tries == TRIES => {
+                return End::Fault { fault: Fault::Publish, message };
+            }
+            Err(message) => message,
+        };
+        warn!(message, tries, "cannot publish; trying again");
+        let order = orders.wait_for(|orders| orders.stop.is_some());
+        if let Ok(Ok(orders)) = timeout(pause, order).await
+            && let Some(order) = orders.stop.clone()
+        {
+            return ended_by(Stop::Ordered(order), Duration::ZERO);
+        }
+        pause *= 2;
+        tries += 1;
+    }
+}
+
+/// Publishes once. The error is one that may pass.
+async fn try_to(
+    cx: &Context,
+    claimed: &Claimed,
+    spec: &JobSpec,
+    checkout: &Checkout,
+    orders: &mut watch::Receiver<Orders>,
+    result: &mut AttemptResult,
+) -> Result<End, String> {
     let is_wanted = spec.publish == Some(Publish::Branch);
     let id = &claimed.token.id;
     let changes = if is_wanted {
@@ -37,37 +75,66 @@ pub(super) async fn publish(
     let changes = match changes {
         Ok(changes) => changes,
         Err(git::Error::Invalid(message)) => {
-            return End::Fault { fault: Fault::AgentExit, message };
+            return Ok(End::Fault { fault: Fault::AgentExit, message });
         }
-        Err(git::Error::Failed(message)) => {
-            return End::Fault { fault: Fault::Publish, message };
-        }
+        Err(git::Error::Failed(message)) => return Err(message),
     };
     result.head_sha = Some(changes.head.clone());
     result.commits = Some(changes.commits);
     result.changes = Some(changes.diffstat);
     if !is_wanted || changes.commits == 0 {
-        return End::Succeeded;
+        return Ok(End::Succeeded);
     }
+    let asked = Instant::now();
     match store::gate(cx.store.as_ref(), cx.me(), &claimed.token, PUSH_COVER).await {
         Ok(true) => {}
         Ok(false) => {
             // Canceled, or not ours any more: the next heartbeat says which.
-            return ended_by(Stop::Ordered(awaited(cx, orders).await), Duration::ZERO);
+            return Ok(ended_by(Stop::Ordered(awaited(cx, orders).await), Duration::ZERO));
         }
         Err(error) => {
-            let message = format!("cannot tell whether publishing is still ours to do: {error}");
-            return End::Fault { fault: Fault::Publish, message };
+            return Err(format!("cannot tell whether publishing is still ours to do: {error}"));
         }
     }
     let branch = format!("sortie/{id}");
-    match cx.git.push(checkout, &changes.head, &branch).await {
-        Ok(()) => {
+    let covered = asked + PUSH_COVER.saturating_sub(cx.settings.margin);
+    let push = cx.git.push(checkout, &changes.head, &branch);
+    match while_ours(covered, orders, push).await {
+        Some(Ok(())) => {
             result.branch = Some(branch);
-            End::Succeeded
+            Ok(End::Succeeded)
         }
-        Err(error) => {
-            End::Fault { fault: Fault::Publish, message: format!("cannot push {branch}: {error}") }
+        Some(Err(git::Error::Invalid(problem))) => {
+            let message = format!("cannot push {branch}: {problem}");
+            Ok(End::Fault { fault: Fault::Publish, message })
+        }
+        Some(Err(git::Error::Failed(problem))) => Err(format!("cannot push {branch}: {problem}")),
+        None => match orders.borrow().stop.clone() {
+            Some(order) => Ok(ended_by(Stop::Ordered(order), Duration::ZERO)),
+            None => Err(format!("cannot push {branch}: the store was away for too long")),
+        },
+    }
+}
+
+/// Does `work` for as long as the attempt is known to be ours, `covered` at least. `None`: the lease
+/// ran out, or somebody wants no result any more. Then `work` is dropped, which ends its processes.
+async fn while_ours<T>(
+    covered: Instant,
+    orders: &mut watch::Receiver<Orders>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    loop {
+        let now = orders.borrow_and_update().clone();
+        let until = now.lease_until.max(covered);
+        if until <= Instant::now() || now.stop > Some(Order::HandBack) {
+            return None;
+        }
+        // Both others only lead to another look.
+        tokio::select! {
+            done = &mut work => return Some(done),
+            Ok(()) = orders.changed() => {}
+            () = sleep_until(until.into()) => {}
         }
     }
 }
@@ -83,8 +150,7 @@ async fn awaited(cx: &Context, orders: &mut watch::Receiver<Orders>) -> Order {
     }
 }
 
-/// Saves what an unsuccessful attempt has done, for the next one to continue from; forgets what
-/// earlier ones saved once it is of no use.
+/// Saves what an unsuccessful attempt has done, for the next one to continue from.
 pub(super) async fn keep(
     cx: &Context,
     claimed: &Claimed,
@@ -94,14 +160,8 @@ pub(super) async fn keep(
 ) {
     let (id, attempt) = (claimed.token.id.as_str(), claimed.counters.attempt);
     match end {
-        End::Forgotten => {}
-        End::Succeeded | End::Rejected { .. } => {
-            if claimed.previous.is_some()
-                && let Err(problem) = cx.git.forget(&checkout.url, id).await
-            {
-                warn!(%problem, "the job's checkpoints stay behind");
-            }
-        }
+        // What earlier attempts saved is kept until the store has accepted the end (`forget`).
+        End::Forgotten | End::Succeeded | End::Rejected { .. } => {}
         End::Fault { .. } | End::Hopeless { .. } => {
             if let Ok(changes) = cx.git.changes(checkout).await {
                 result.head_sha = Some(changes.head);
@@ -113,5 +173,13 @@ pub(super) async fn keep(
                 Err(problem) => warn!(%problem, "the next attempt has to start over"),
             }
         }
+    }
+}
+
+/// Forgets what attempts of a job saved that has succeeded, once the store knows that it has: until
+/// then another attempt may have to continue from it.
+pub(super) async fn forget(cx: Arc<Context>, job: JobId, url: RepoUrl) {
+    if let Err(problem) = cx.git.forget(&url, job.as_str()).await {
+        warn!(job.id = %job, %problem, "the job's checkpoints stay behind");
     }
 }

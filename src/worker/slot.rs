@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -19,6 +20,7 @@ use super::workspace::{self, Problem, Workspace};
 use crate::core::retry::Count;
 use crate::core::{AttemptResult, Fault, JobSpec, Next, RetryPolicy, State};
 use crate::exec::{self, Exit, Request, Running};
+use crate::git::RepoUrl;
 use crate::store::{Claimed, Finish, Token};
 
 /// A process that was frozen for so long (its lease ran out and the store was away) is given up.
@@ -71,11 +73,25 @@ pub(super) async fn run(cx: Arc<Context>, claimed: Claimed, mut orders: watch::R
         let message = "internal error: the slot panicked; the worker's log has more".to_owned();
         End::Fault { fault: Fault::Spawn, message }
     });
+    cx.running.fetch_sub(1, Ordering::SeqCst);
     let _entered = span.entered();
     match conclude(&cx, &claimed, end, &retry, result) {
-        Some(finish) => cx.send(Done::Finish(Box::new(finish))),
+        Some(finish) => {
+            let saved_in = saved_in(&claimed, &finish);
+            cx.send(Done::Finish(Box::new(finish), saved_in));
+        }
         None => cx.send(Done::Forgotten(token)),
     }
+}
+
+/// The repository in which earlier attempts may have saved what is of no use after this end.
+fn saved_in(claimed: &Claimed, finish: &Finish) -> Option<RepoUrl> {
+    let is_over = matches!(finish.next, Next::End { state: State::Succeeded, .. });
+    if !is_over || claimed.counters.attempt < 2 {
+        return None;
+    }
+    let spec = JobSpec::from_json(&claimed.bytes).ok()?;
+    RepoUrl::parse(spec.repo.as_deref()?).ok()
 }
 
 /// From an attempt's end to what the store is told. `None`: nothing, it is not ours any more.
@@ -210,12 +226,16 @@ async fn attempt_plan(
         Err(error) => return End::Fault { fault: Fault::Spawn, message: error.to_string() },
     };
     let (exit, stop) = supervise(running, orders, log, plan.timeout).await;
+    if exit.not_started.is_none() {
+        // However it ended, and whoever ended it: the surroundings let it run.
+        cx.quarantine.success();
+    }
     result.exit_code = exit.code;
     result.signal = exit.signal;
     phase.ends("run", result);
     let end = match stop {
         Some(stop) => ended_by(stop, plan.timeout),
-        None => exited(cx, &exit),
+        None => exited(&exit),
     };
 
     let Some(checkout) = checkout else { return end };
@@ -317,7 +337,7 @@ pub(super) fn ended_by(stop: Stop, limit: Duration) -> End {
 }
 
 /// What a process's own end says.
-fn exited(cx: &Context, exit: &Exit) -> End {
+fn exited(exit: &Exit) -> End {
     if let Some(not_started) = &exit.not_started {
         let message = not_started.reason.clone();
         return if not_started.is_infrastructure {
@@ -326,7 +346,6 @@ fn exited(cx: &Context, exit: &Exit) -> End {
             End::Hopeless { fault: Fault::AgentExit, message }
         };
     }
-    cx.quarantine.success();
     let message = match (exit.code, exit.signal) {
         (Some(0), _) => return End::Succeeded,
         (Some(code), _) => format!("exited with code {code}"),

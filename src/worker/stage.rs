@@ -106,13 +106,14 @@ pub(super) async fn conduct(cx: Arc<Context>) -> io::Result<()> {
         signal_hook::flag::register_conditional_shutdown(number, 128 + number, is_last.clone())?;
     }
     let mut progress = cx.stages.subscribe();
+    let mut is_first = true;
     loop {
         let Progress { stage, stop_at, .. } = *progress.borrow_and_update();
         let stop_at = stop_at.filter(|_| stage < Stage::Stopping);
         tokio::select! {
             // Losing one of several signals that came together is the nature of signals.
-            _ = terminate.recv() => on_signal(&cx, &is_last),
-            _ = interrupt.recv() => on_signal(&cx, &is_last),
+            _ = terminate.recv() => on_signal(&cx, std::mem::take(&mut is_first), &is_last),
+            _ = interrupt.recv() => on_signal(&cx, std::mem::take(&mut is_first), &is_last),
             _ = progress.changed() => {}
             () = sleep_until(stop_at.unwrap_or_else(Instant::now)), if stop_at.is_some() => {
                 warn!("the drain's time is up: stopping and handing back what still runs");
@@ -122,8 +123,8 @@ pub(super) async fn conduct(cx: Arc<Context>) -> io::Result<()> {
     }
 }
 
-fn on_signal(cx: &Arc<Context>, is_last: &AtomicBool) {
-    if cx.stages.now().leaves {
+fn on_signal(cx: &Arc<Context>, is_first: bool, is_last: &AtomicBool) {
+    if !is_first {
         warn!("second signal: stopping and handing back what still runs; a third exits at once");
         is_last.store(true, Ordering::SeqCst);
         stop(cx);

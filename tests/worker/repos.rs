@@ -1,15 +1,19 @@
 //! Jobs with a repository: checkout, publish, checkpoints.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use serde_json::json;
 use sortie::core::event::OutputStream::Stdout;
 use sortie::core::{Event, Fault, State};
 use sortie::git::RepoUrl;
 use sortie::store::{Change, Lock, LockAction};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, lives, told};
 use crate::sh;
-use crate::support::SOON;
 use crate::support::repo::{TestRepo, git};
+use crate::support::{SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_works_in_a_checkout_and_its_commits_are_pushed() {
@@ -60,15 +64,107 @@ async fn the_second_attempt_continues_where_the_first_one_stopped() {
     assert_eq!(job.counters.attempt, 2);
     assert_eq!(job.result.base_sha, Some(base));
     assert_eq!(fleet.output("again", Stdout).await, "half\n");
-    let pools: Vec<_> = std::fs::read_dir(fleet.path("pools")).unwrap().collect();
-    let pool = pools.into_iter().next().unwrap().unwrap().path().join("repo");
-    assert_eq!(git(&pool, &["for-each-ref", "refs/sortie"]), "", "checkpoints are forgotten");
+    let pool = pool(&fleet, &repo);
+    eventually(SOON, "checkpoints are forgotten", async || {
+        git(&pool, &["for-each-ref", "refs/sortie"]).is_empty().then_some(())
+    })
+    .await;
     let said = fleet.events("again").await;
     let says = |wanted: &str| {
         said.iter()
             .any(|e| matches!(e, Event::Progress { message, .. } if message.contains(wanted)))
     };
     assert!(says("fetching") && says("continuing from attempt 1"), "{said:?}");
+}
+
+/// Makes the repository run a script, in its own directory, before it takes a push.
+fn on_push(repo: &TestRepo, script: &str) {
+    let hook = repo.origin().join("hooks/pre-receive");
+    std::fs::create_dir_all(repo.origin().join("hooks")).expect("making a directory");
+    std::fs::write(&hook, format!("#!/bin/sh\n{script}\n")).expect("writing a hook");
+    let is_program = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&hook, is_program).expect("making the hook a program");
+}
+
+/// The pool of a repository.
+fn pool(fleet: &Fleet, repo: &TestRepo) -> PathBuf {
+    let key = RepoUrl::parse(&repo.url()).expect("a usable address").key();
+    fleet.path("pools").join(key).join("repo")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_saved_is_kept_until_the_store_knows_of_the_success() {
+    let fleet = Fleet::new().await;
+    let repo = TestRepo::new();
+    let mut settings = fleet.settings("w-0");
+    // Long enough not to be frozen while the store is away.
+    settings.lease = Duration::from_mins(1);
+    let _worker = fleet.work(settings).await;
+    let (second, go) = (fleet.path("second"), fleet.path("go"));
+    let script = format!(
+        "if [ $SORTIE_ATTEMPT = 1 ]; then echo half > half; exit 1; fi
+         echo > {}; until [ -e {} ]; do sleep 0.01; done",
+        second.display(),
+        go.display()
+    );
+    let mut job = sh("saved", &script);
+    job["max_attempts"] = 2.into();
+    job["repo"] = repo.url().into();
+    fleet.push(&job);
+    told(&second).await;
+    fleet.redis.sigstop();
+    std::fs::write(&go, "").unwrap();
+    eventually(SOON, "the slot is done with the job", async || {
+        (!fleet.path("worktrees-w-0/saved").exists()).then_some(())
+    })
+    .await;
+    let saved = git(&pool(&fleet, &repo), &["for-each-ref", "refs/sortie"]);
+    assert!(saved.contains("refs/sortie/saved/1"), "{saved}");
+    fleet.redis.sigcont();
+    fleet.ends("saved", State::Succeeded, None).await;
+    eventually(SOON, "checkpoints are forgotten", async || {
+        git(&pool(&fleet, &repo), &["for-each-ref", "refs/sortie"]).is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_fails_for_a_moment_does_not_cost_the_agents_work() {
+    let fleet = Fleet::new().await;
+    let repo = TestRepo::new();
+    let _worker = fleet.work(fleet.settings("w-0")).await;
+    // The other side hangs up during the first push.
+    on_push(&repo, "[ -e tried ] || { touch tried; kill -9 $PPID; }");
+    let ran = fleet.path("ran");
+    let mut job = sh("push", &format!("echo >> {}; echo x > new", ran.display()));
+    job["repo"] = repo.url().into();
+    job["publish"] = "branch".into();
+    fleet.push(&job);
+    let job = fleet.ends("push", State::Succeeded, None).await;
+    assert!(repo.origin().join("tried").exists(), "the first push failed");
+    assert_eq!(job.result.branch.as_deref(), Some("sortie/push"));
+    assert_eq!(repo.git(&["show", "sortie/push:new"]), "x");
+    assert_eq!(std::fs::read_to_string(&ran).unwrap(), "\n", "the agent ran once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_canceled_while_it_is_pushed_ends() {
+    let fleet = Fleet::new().await;
+    let repo = TestRepo::new();
+    let _worker = fleet.work(fleet.settings("w-0")).await;
+    let pid = fleet.path("pid");
+    on_push(&repo, &format!("echo $$ > {}; exec sleep 300", pid.display()));
+    let mut job = sh("push", "echo x > new");
+    job["repo"] = repo.url().into();
+    job["publish"] = "branch".into();
+    fleet.push(&job);
+    let pid = told(&pid).await;
+    let cancel = Change::Cancel { by: "ann".into() };
+    fleet.store.change(&"push".parse().unwrap(), &cancel).await.unwrap();
+    fleet.ends("push", State::Canceled, Some(Fault::Canceled)).await;
+    eventually(SOON, "the push is stopped", async || (!lives(&pid)).then_some(())).await;
+    assert_eq!(repo.git(&["branch", "--list", "sortie/push"]), "");
+    fleet.is_sound().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
