@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::duration;
@@ -13,7 +14,7 @@ use crate::core::State;
 mod submit;
 mod worker;
 
-pub use submit::{Label, Limited, Submit};
+pub use submit::{Label, Limited, Publish, Submit};
 pub use worker::Worker;
 
 /// Runs coding agents on git repositories, on a fleet of identical workers.
@@ -36,8 +37,14 @@ pub struct Cli {
 /// Flags of every subcommand.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
-    /// Redis to talk to [env: `SORTIE_REDIS_URL`, `REDIS_URL`] [default: <redis://127.0.0.1:6379>]
-    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help_heading = "Global options",
+        help = "Redis to talk to [env: `SORTIE_REDIS_URL`, `REDIS_URL`] [default: \
+                redis://127.0.0.1:6379]"
+    )]
     pub redis: Option<String>,
     /// List in which jobs wait [env: `SORTIE_QUEUE`] [default: sortie:queue]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
@@ -276,7 +283,7 @@ pub enum Queue {
         /// A number, or `none`
         running: super::parse::Cap,
         /// Only jobs of this profile
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
         profile: Option<String>,
     },
     /// Pushes that were not valid jobs
@@ -346,6 +353,7 @@ mod tests {
             "sortie retry a --fresh --resume",
             "sortie cancel",
             "sortie queue limit many",
+            "sortie queue limit 1 --profile=",
             "sortie queue bad drop",
             "sortie queue bad drop --all 7-0",
             "sortie drain --timeout soon",

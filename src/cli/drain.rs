@@ -124,8 +124,7 @@ fn named(name: &str, workers: &[WorkerRecord]) -> Result<WorkerId, Failure> {
     let live: Vec<_> = of_name.iter().copied().filter(|record| !record.is_lost).collect();
     match (if live.is_empty() { of_name } else { live }).as_slice() {
         [one] => Ok(one.id.clone()),
-        [] => Err(Failure::usage(format!("there is no worker {name:?}"))
-            .next(format!("name one of: {}", list(workers.iter())))),
+        [] => Err(Failure::usage(format!("there is no worker {name:?}")).next(known(workers))),
         several => Err(Failure::usage(format!("several workers are called {name:?}"))
             .next(format!("give one's whole id: {}", list(several.iter().copied())))),
     }
@@ -143,16 +142,21 @@ fn own(context: &Context, workers: &[WorkerRecord]) -> Result<Option<WorkerId>, 
     match here.as_slice() {
         [one] => Ok(Some(one.id.clone())),
         [] if !pod.is_empty() => Ok(None),
-        [] => Err(Failure::usage("no worker runs on this host")
-            .next(format!("name one with --worker; known are: {}", list(workers.iter())))),
+        [] => Err(Failure::usage("no worker runs on this host").next(known(workers))),
         several => Err(Failure::usage("several workers run on this host")
             .next(format!("name one with --worker: {}", list(several.iter().copied())))),
     }
 }
 
+fn known(workers: &[WorkerRecord]) -> String {
+    if workers.is_empty() {
+        return "no worker is registered: `sortie config` shows which store was asked".into();
+    }
+    format!("name one of these with --worker: {}", list(workers.iter()))
+}
+
 fn list<'a>(workers: impl Iterator<Item = &'a WorkerRecord>) -> String {
-    let ids: Vec<_> = workers.map(|record| record.id.as_str()).collect();
-    if ids.is_empty() { "none".into() } else { ids.join(", ") }
+    workers.map(|record| record.id.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ pub(super) fn reference() -> String {
          | Code | Meaning |\n| --- | --- |\n{}\n\n\
          `run`, `wait` and `submit --wait` end as their job ends; of several jobs, as the first\n\
          one (in the order given) that did not succeed. With `--agent-exit-code` the agent's own\n\
-         code is passed on, where the agent ended by itself.\n",
+         code is passed on, where the agent ended by itself. Where the reader of their output leaves\n\
+         (`sortie run … | head -1`), waiting ends too: 130.\n",
         rows.collect::<Vec<_>>().join("\n")
     )
 }

@@ -30,7 +30,13 @@ pub(super) async fn run(context: &Context, args: &args::Jobs) -> Outcome {
     if args.watch {
         return watch(context, &jobs, &query).await;
     }
-    print(&context.printer, &jobs.list(&query).await?)?;
+    let listed = jobs.list(&query).await?;
+    print(&context.printer, &listed)?;
+    if listed.is_empty() && context.printer.format() == Output::Text {
+        let filtered = Query { limit: query.limit, ..Query::default() } != query;
+        let which = if filtered { "matches; `sortie jobs` lists all" } else { "is kept" };
+        context.printer.note(&format!("no job {which}"))?;
+    }
     Ok(Exit::Success)
 }
 

@@ -31,6 +31,9 @@ pub(super) async fn run(context: &Context, args: &Logs) -> Outcome {
     entries.iter().try_for_each(|entry| transcript.show(entry))?;
     if !args.follow {
         transcript.finish()?;
+        if position.is_empty() {
+            printer.note(&format!("· {}; nothing is written yet", job.state))?;
+        }
         return Ok(Exit::Success);
     }
     let mut interrupt = Interrupt::new()?;

@@ -9,6 +9,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::{self, Sources};
 use crate::env;
@@ -64,6 +65,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = explained(error);
             // Help that was asked for goes to standard output; a reader may have gone away.
             let _printed = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()));
@@ -104,6 +106,18 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Two words where there should be one are a command without its `--`, or a prompt without quotes.
+fn explained(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return error };
+    let asks = std::env::args_os().nth(1).is_some_and(|name| name == "submit" || name == "run");
+    if asks && error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-') {
+        let tip = "a command stands after `--`: sortie run -- make test; a prompt in quotes";
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
+    error
 }
 
 /// What explains the settings, and what every new shell runs, must work when they are wrong.

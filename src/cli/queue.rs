@@ -1,6 +1,6 @@
 //! `sortie queue`: the queue in numbers, how it works, and pushes that were not valid jobs.
 
-use super::args::{self, Bad, Output};
+use super::args::{self, Bad, Output, Tickets};
 use super::printer::Tone;
 use super::{Context, Exit, Failure, Outcome, words};
 use crate::api::wire;
@@ -75,26 +75,37 @@ fn show(context: &Context, stats: Stats) -> Result<(), Failure> {
 
 async fn bad(context: &Context, jobs: &Jobs, action: Bad) -> Outcome {
     let printer = &context.printer;
-    let (action, done) = match action {
-        Bad::List => (BadAction::List, None),
-        Bad::Requeue(tickets) => (BadAction::Requeue(tickets.ids), Some("queued again")),
-        Bad::Drop(tickets) => (BadAction::Drop(tickets.ids), Some("removed")),
+    let (action, done, asked) = match action {
+        Bad::List => (BadAction::List, None, Vec::new()),
+        Bad::Requeue(Tickets { ids, .. }) => {
+            (BadAction::Requeue(ids.clone()), Some("queued again"), ids)
+        }
+        Bad::Drop(Tickets { ids, .. }) => (BadAction::Drop(ids.clone()), Some("removed"), ids),
     };
     let tickets = jobs.store().bad(&action).await?;
+    let is_done = |id: &String| tickets.iter().any(|ticket| ticket.id == *id);
+    let unknown: Vec<_> = asked.iter().filter(|id| !is_done(id)).map(String::as_str).collect();
+    let exit = if unknown.is_empty() { Exit::Success } else { Exit::NotFound };
+    if exit == Exit::NotFound {
+        let message = format!("there is no bad push {}", unknown.join(", "));
+        printer.failure(
+            &Failure::new(exit, message).next("`sortie queue bad list` shows those there are"),
+        )?;
+    }
     match printer.format() {
         Output::Text => {}
         Output::Id => {
             tickets.iter().try_for_each(|ticket| printer.line(&ticket.id))?;
-            return Ok(Exit::Success);
+            return Ok(exit);
         }
         Output::Json | Output::Jsonl | Output::Yaml => {
             printer.items(tickets.iter().map(wire::BadTicket::from).collect())?;
-            return Ok(Exit::Success);
+            return Ok(exit);
         }
     }
     if let Some(done) = done {
         printer.line(&format!("{} {done}", pushes(tickets.len())))?;
-        return Ok(Exit::Success);
+        return Ok(exit);
     }
     let rows: Vec<_> = tickets
         .iter()

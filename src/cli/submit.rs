@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::args::{Output, Submit};
+use super::args::{Output, Publish, Submit};
 use super::interrupt::Interrupt;
 use super::transcript::Selection;
 use super::wait::{Ended, Patience, until_end};
 use super::{Context, Exit, Failure, Outcome, jobs_file, parse, read_stdin, wait, words};
 use crate::api::wire;
 use crate::config::{self, Sources};
-use crate::core::{JobId, JobSpec};
+use crate::core::{JobId, JobSpec, SpecError};
 use crate::env;
 use crate::service::{Error, Jobs};
 use crate::store::Submitted;
@@ -39,6 +39,22 @@ pub(super) async fn run(context: &Context, args: &Submit, follows: bool) -> Outc
     let submitted = queue(context, &jobs, specs, &places).await?;
     report(context, &jobs, &submitted, waits, follows).await?;
     let Some(interrupt) = &mut interrupt else { return Ok(Exit::Success) };
+    match until_ends(context, &jobs, args, submitted, follows, interrupt).await {
+        // Whoever read our output has left. The jobs go on: nobody may take them for ended.
+        Err(failure) if failure.is_broken_pipe() => Ok(Exit::Interrupted),
+        ended => ended,
+    }
+}
+
+/// Waits for jobs one after the other, and ends as the first of them that did not succeed.
+async fn until_ends(
+    context: &Context,
+    jobs: &Jobs,
+    args: &Submit,
+    submitted: Vec<Submitted>,
+    follows: bool,
+    interrupt: &mut Interrupt,
+) -> Outcome {
     let patience = Patience::new(args.wait_timeout, args.cancel_on_interrupt);
     let ids: Vec<_> = submitted.into_iter().map(|one| one.id).collect();
     let mut exit = Exit::Success;
@@ -51,7 +67,7 @@ pub(super) async fn run(context: &Context, args: &Submit, follows: bool) -> Outc
     };
     for id in &ids {
         let selection = shown.clone();
-        match until_end(context, &jobs, id, selection, &patience, interrupt).await? {
+        match until_end(context, jobs, id, selection, &patience, interrupt).await? {
             Ended::Job(job) => {
                 wait::conclude(context, &job)?;
                 if exit == Exit::Success {
@@ -137,27 +153,35 @@ async fn report(
     if printer.is_quiet() {
         return Ok(());
     }
-    match submitted {
+    let line = match submitted {
         [one] => {
             let name = if follows { format!("job {} ", one.id) } else { String::new() };
-            let line = if one.is_new {
-                match jobs.stats().await?.pending {
-                    0 => format!("{name}queued"),
-                    pending => format!("{name}queued; {} pending", words::count(pending, "job")),
+            match jobs.stats().await {
+                _ if !one.is_new => format!("{name}is known already; nothing was queued"),
+                Ok(stats) if stats.pending > 0 => {
+                    format!("{name}queued; {} pending", words::count(stats.pending, "job"))
                 }
-            } else {
-                format!("{name}is known already; nothing was queued")
-            };
-            printer.live(&line);
-            printer.note(&format!("· {line}"))
+                // The job is queued, whether or not the store still answers.
+                _ => format!("{name}queued"),
+            }
         }
         many => {
             let new = many.iter().filter(|one| one.is_new).count();
             let known = many.len() - new;
             let also = if known > 0 { format!(", {known} known already") } else { String::new() };
-            printer.note(&format!("· {} queued{also}", words::count(new as u64, "job")))
+            format!("{} queued{also}", words::count(new as u64, "job"))
         }
+    };
+    printer.note(&format!("· {line}"))?;
+    if let Ok(workers) = jobs.workers().await
+        && workers.iter().all(|worker| worker.is_lost)
+    {
+        printer.note("· there is no worker yet; `sortie worker` starts one")?;
     }
+    if waits {
+        printer.live("waiting for a worker");
+    }
+    Ok(())
 }
 
 /// The job that the flags describe.
@@ -212,13 +236,24 @@ fn spec(args: &Submit, sources: &Sources) -> Result<JobSpec, Failure> {
         labels: args.labels.iter().map(|one| (one.0.clone(), one.1.clone())).collect(),
         publish: sources.optional(&env::PUBLISH, args.publish, publish)?.map(Into::into),
     };
-    spec.check().map_err(|problem| {
-        let failure = Failure::usage(problem.to_string());
-        if args.prompt.is_none() && args.prompt_file.is_none() && args.command.is_empty() {
-            failure.next("`sortie submit \"fix the tests\"`, or `sortie submit -- make test`")
-        } else {
-            failure
+    if spec.repo.is_none() {
+        for (flag, is_typed) in [
+            ("--publish branch", args.publish == Some(Publish::Branch)),
+            ("--ref", args.reference.is_some()),
+        ] {
+            if is_typed {
+                return Err(Failure::usage(format!("{flag} means nothing without a repository"))
+                    .next("name one with --repo"));
+            }
         }
+    }
+    spec.check().map_err(|problem| match problem {
+        SpecError::Empty if args.prompt.is_some() || args.prompt_file.is_some() => {
+            Failure::usage("the prompt is empty")
+        }
+        SpecError::Empty => Failure::usage(problem.to_string())
+            .next("`sortie submit \"fix the tests\"`, or `sortie submit -- make test`"),
+        _ => Failure::usage(problem.to_string()),
     })?;
     Ok(spec)
 }
@@ -272,6 +307,9 @@ mod tests {
     #[test]
     fn what_no_worker_could_run_is_refused_here() {
         assert!(json(&[]).contains("`command`"));
+        assert_eq!(json(&[" "]), "the prompt is empty");
+        assert!(json(&["x", "--publish=branch"]).contains("--publish branch"));
+        assert!(json(&["x", "--ref=main"]).contains("--ref"));
         assert!(json(&["x", "--priority=11"]).contains("`priority`"));
         assert!(json(&["x", "--timeout=0s"]).contains("`timeout_s`"));
         assert!(json(&["--prompt-file=/does/not/exist"]).contains("/does/not/exist"));

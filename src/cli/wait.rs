@@ -31,7 +31,11 @@ pub(super) async fn run(context: &Context, args: &Wait) -> Outcome {
     context.printer.finish_live();
     let Waited::Ended(ended) = waited else { return timed_out(context, &ids[0]) };
     for job in &ended {
-        conclude(context, job)?;
+        match conclude(context, job) {
+            // A reader who has left does not change how the jobs ended.
+            Err(failure) if failure.is_broken_pipe() => break,
+            concluded => concluded?,
+        }
     }
     let exits = ended.iter().map(|job| Exit::of(job, args.agent_exit_code));
     Ok(exits.into_iter().find(|exit| *exit != Exit::Success).unwrap_or(Exit::Success))

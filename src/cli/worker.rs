@@ -1,7 +1,7 @@
 //! `sortie worker`: from flags, environment and files to [`crate::worker::Settings`].
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::args::Worker;
 use super::{Context, Exit, Failure, Outcome};
@@ -43,11 +43,17 @@ fn settings(context: &Context, args: Worker) -> Result<Settings, Failure> {
     let sources = &context.sources;
     let defaults = Settings::default();
     let (name, exclusive) = match sources.optional(&env::NAME, args.name, text)? {
+        // The part of a worker's id before the slash.
+        Some(name) if name.is_empty() || name.contains(|c: char| c == '/' || c.is_control()) => {
+            return Err(Failure::usage(format!("{name:?} cannot be the name of a worker"))
+                .next("give one without slashes and control characters, such as the pod's"));
+        }
         Some(name) => (name, true),
         None => (host_name()?, false),
     };
     let policy = match sources.optional(&env::POLICY, args.policy, path)? {
-        Some(file) => Policy::from_toml(&read(&file)?).map_err(|problem| wrong(&file, &problem))?,
+        Some(file) => Policy::from_toml(&read(&file)?)
+            .map_err(|problem| Failure::usage(format!("{}: {problem}", file.display())))?,
         None => Policy::default(),
     };
     let profiles = match sources.optional(&env::PROFILES, args.profiles, path)? {
@@ -69,10 +75,10 @@ fn settings(context: &Context, args: Worker) -> Result<Settings, Failure> {
         policy,
         profiles,
         default_profile,
-        worktrees: sources
-            .optional(&env::WORKTREES, args.worktrees, path)?
+        worktrees: absolute(sources.optional(&env::WORKTREES, args.worktrees, path)?)?
             .unwrap_or(defaults.worktrees),
-        pools: sources.optional(&env::SHARED, args.shared, path)?.unwrap_or(defaults.pools),
+        pools: absolute(sources.optional(&env::SHARED, args.shared, path)?)?
+            .unwrap_or(defaults.pools),
         lease: sources.get(&env::LEASE, args.lease, duration)?,
         beat: sources.get(&env::BEAT, args.beat, duration)?,
         margin: sources.get(&env::FREEZE_MARGIN, args.freeze_margin, duration)?,
@@ -84,6 +90,14 @@ fn settings(context: &Context, args: Worker) -> Result<Settings, Failure> {
             ..defaults.retry
         },
         once: args.once,
+    })
+}
+
+/// Jobs run in other directories than the worker.
+fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    path.map(std::path::absolute).transpose().map_err(|error| {
+        Failure::usage(format!("cannot tell where a relative path leads: {error}"))
+            .next("give absolute paths")
     })
 }
 

@@ -186,5 +186,5 @@ fn a_pod_whose_worker_has_left_has_nothing_to_drain() {
         Ran::of(command.envs(pod.map(|pod| ("POD_NAME", pod))).output().unwrap())
     };
     drain(Some("sortie-0")).expect(0);
-    assert!(drain(None).expect(2).err.contains("--worker"));
+    assert!(drain(None).expect(2).err.contains("no worker is registered"));
 }
