@@ -326,7 +326,9 @@ async fn as_process_one_it_passes_signals_on_and_reaps_orphans() {
         return;
     }
     let fleet = Fleet::new().await;
-    let inner = fleet.command("w-0", &["--retry-base", "1ms"]);
+    // A lease that no stall of a busy machine outlasts: an attempt that was lost, or given up for
+    // one, would shift the numbers that the files below are named by.
+    let inner = fleet.command("w-0", &["--retry-base", "1ms", "--lease", "60s"]);
     let mut command = Command::new("unshare");
     command.args(OWN_PIDS).arg("--kill-child").arg(inner.get_program()).args(inner.get_args());
     let env = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
@@ -335,8 +337,11 @@ async fn as_process_one_it_passes_signals_on_and_reaps_orphans() {
     // Beside the job's process, one that is in no session of its supervisor's.
     let mut job = patient(&fleet, "j");
     let script = job["command"][2].as_str().unwrap();
-    job["command"][2] = format!("setsid sleep 300 & {script}").into();
+    let stray = fleet.path("stray");
+    let alone = format!("setsid sh -c 'echo $$ > {}; exec sleep 300' &", stray.display());
+    job["command"][2] = format!("{alone} {script}").into();
     fleet.push(&job);
+    told(&stray).await;
     told(&fleet.path("pid.1")).await;
 
     let one = children(outer.child().id())[0];

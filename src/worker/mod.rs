@@ -34,6 +34,7 @@ use crate::exec::stale;
 use crate::git::Git;
 use crate::store::{self, Control, Kind, Store, WorkerRecord};
 
+mod backlog;
 mod claim;
 pub mod identity;
 pub mod init;

@@ -13,24 +13,17 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
+use super::backlog::{Backlog, cost, size};
 use crate::core::Event;
 use crate::core::event::OutputStream;
 use crate::store::{Error, Kind, Store, Token};
 
-/// Most text in one entry; as much is sent without waiting for more.
-const ENTRY: usize = 16 << 10;
-/// Most text in one call.
-const BATCH: usize = 256 << 10;
 /// Longest stay of a byte in the buffer, unless a call is on its way.
 const FLUSH: Duration = Duration::from_millis(50);
 /// Pause after a call that failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// Bytes from the start that are kept, in the log and here.
-const HEAD: u64 = 256 << 10;
-/// Bytes up to the end that are kept in the log.
+/// What is kept up to the end in the log, as entries count.
 const TAIL: u64 = 1 << 20;
-/// Bytes that wait here while the store is away.
-const BUFFER: usize = 1 << 20;
 
 type Call = BoxFuture<'static, Result<Vec<String>, Error>>;
 
@@ -38,25 +31,21 @@ type Call = BoxFuture<'static, Result<Vec<String>, Error>>;
 pub(super) struct Log {
     store: Arc<dyn Store>,
     token: Token,
-    attempt: u32,
     /// Bytes that the process has written.
     written: u64,
-    /// Bytes of text that were given up, here or in the log.
+    /// Bytes of text that the log lost again.
     dropped: u64,
-    /// Bytes of text so far, with what was dropped: the next entry's offset.
-    offset: u64,
     /// The start of a character whose rest has not come yet, for each stream.
     partial: [Vec<u8>; 2],
-    waiting: VecDeque<Event>,
-    waiting_bytes: usize,
+    backlog: Backlog,
     flush_at: Option<Instant>,
     /// The call on its way. Kept here, so that dropping a wait for it does not drop the call.
     call: Option<Call>,
     /// What is being sent, until it is answered.
     sent: Arc<[Event]>,
-    /// Entries of the log's tail: id and bytes.
-    tail: VecDeque<(String, u64)>,
-    tail_bytes: u64,
+    /// Entries of the log's tail: id, bytes of text, and what each counts for.
+    tail: VecDeque<(String, u64, u64)>,
+    tail_cost: u64,
     /// Entries to drop with the next call.
     surplus: Arc<[String]>,
     /// Nothing more can be written: the attempt is not the current one.
@@ -68,18 +57,15 @@ impl Log {
         Self {
             store,
             token,
-            attempt,
             written: 0,
             dropped: 0,
-            offset: 0,
             partial: [Vec::new(), Vec::new()],
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            backlog: Backlog::new(attempt),
             flush_at: None,
             call: None,
             sent: Arc::new([]),
             tail: VecDeque::new(),
-            tail_bytes: 0,
+            tail_cost: 0,
             surplus: Arc::new([]),
             is_closed: false,
         }
@@ -90,7 +76,7 @@ impl Log {
     }
 
     pub(super) fn dropped(&self) -> u64 {
-        self.dropped
+        self.dropped + self.backlog.dropped()
     }
 
     /// Says what the worker does for the job.
@@ -98,8 +84,7 @@ impl Log {
         if self.is_closed {
             return;
         }
-        self.waiting_bytes += message.len();
-        self.waiting.push_back(Event::Progress { attempt: self.attempt, message });
+        self.backlog.progress(message);
         self.flush_at = Some(Instant::now());
     }
 
@@ -117,52 +102,13 @@ impl Log {
         self.put(stream, &text);
     }
 
-    /// Queues text, cut into entries.
     fn put(&mut self, stream: OutputStream, text: &str) {
         if text.is_empty() || self.is_closed {
             return;
         }
-        let mut rest = text;
-        while !rest.is_empty() {
-            let room = match self.waiting.back() {
-                Some(Event::Output { stream: last, text, .. }) if *last == stream => {
-                    ENTRY.saturating_sub(text.len())
-                }
-                _ => 0,
-            };
-            let cut = rest.floor_char_boundary(room);
-            if cut > 0 {
-                if let Some(Event::Output { text, .. }) = self.waiting.back_mut() {
-                    text.push_str(&rest[..cut]);
-                }
-                self.offset += cut as u64;
-                rest = &rest[cut..];
-            } else {
-                let cut = rest.floor_char_boundary(ENTRY);
-                let (attempt, offset) = (self.attempt, self.offset);
-                let text = rest[..cut].to_owned();
-                self.waiting.push_back(Event::Output { attempt, stream, offset, text });
-                self.offset += cut as u64;
-                rest = &rest[cut..];
-            }
-        }
-        self.waiting_bytes += text.len();
-        self.bound();
-        let at = if self.waiting_bytes >= ENTRY { Instant::now() } else { Instant::now() + FLUSH };
+        self.backlog.text(stream, text);
+        let at = if self.backlog.is_urgent() { Instant::now() } else { Instant::now() + FLUSH };
         self.flush_at = Some(self.flush_at.map_or(at, |earlier| earlier.min(at)));
-    }
-
-    /// Gives up the oldest text that is not of the head when too much waits.
-    fn bound(&mut self) {
-        while self.waiting_bytes > BUFFER {
-            let victim = self
-                .waiting
-                .iter()
-                .position(|event| matches!(event, Event::Output { offset, .. } if *offset >= HEAD));
-            let Some(event) = victim.and_then(|index| self.waiting.remove(index)) else { return };
-            self.waiting_bytes -= size(&event);
-            self.dropped += size(&event) as u64;
-        }
     }
 
     /// Waits until there is something to do for the log, and does it. May be dropped at any time.
@@ -184,17 +130,9 @@ impl Log {
     fn send(&mut self) {
         self.flush_at = None;
         if self.sent.is_empty() {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            while bytes < BATCH
-                && let Some(event) = self.waiting.pop_front()
-            {
-                bytes += size(&event);
-                batch.push(event);
-            }
-            self.waiting_bytes -= bytes;
-            self.sent = batch.into();
-            self.surplus = self.surplus(bytes as u64).into();
+            self.sent = self.backlog.take().into();
+            let cost: usize = self.sent.iter().map(cost).sum();
+            self.surplus = self.surplus(cost as u64).into();
         }
         if self.sent.is_empty() {
             return;
@@ -205,13 +143,13 @@ impl Log {
         self.call = Some(Box::pin(async move { store.append(&token, &events, &surplus).await }));
     }
 
-    /// The oldest entries of the tail that have to go for `bytes` more.
-    fn surplus(&mut self, bytes: u64) -> Vec<String> {
+    /// The oldest entries of the tail that have to go for what counts for `more`.
+    fn surplus(&mut self, more: u64) -> Vec<String> {
         let mut surplus = Vec::new();
-        while self.tail_bytes + bytes > TAIL
-            && let Some((id, size)) = self.tail.pop_front()
+        while self.tail_cost + more > TAIL
+            && let Some((id, size, cost)) = self.tail.pop_front()
         {
-            self.tail_bytes -= size;
+            self.tail_cost -= cost;
             self.dropped += size;
             surplus.push(id);
         }
@@ -223,10 +161,11 @@ impl Log {
             Ok(ids) => {
                 for (event, id) in self.sent.iter().zip(ids) {
                     if let Event::Output { offset, text, .. } = event
-                        && *offset >= HEAD
+                        && self.backlog.may_go(*offset)
                     {
-                        self.tail_bytes += text.len() as u64;
-                        self.tail.push_back((id, text.len() as u64));
+                        let cost = cost(event) as u64;
+                        self.tail_cost += cost;
+                        self.tail.push_back((id, text.len() as u64, cost));
                     }
                 }
             }
@@ -245,15 +184,14 @@ impl Log {
             },
         }
         self.sent = Arc::new([]);
-        if !self.waiting.is_empty() {
+        if !self.backlog.is_empty() {
             self.flush_at = Some(Instant::now());
         }
     }
 
     fn close(&mut self) {
         self.is_closed = true;
-        self.waiting.clear();
-        self.waiting_bytes = 0;
+        self.backlog.clear();
     }
 
     /// Sends what is left, for `limit` at most.
@@ -263,7 +201,7 @@ impl Log {
             self.put(stream, &String::from_utf8_lossy(&rest));
         }
         let end = Instant::now() + limit;
-        while self.call.is_some() || !self.sent.is_empty() || !self.waiting.is_empty() {
+        while self.call.is_some() || !self.sent.is_empty() || !self.backlog.is_empty() {
             if self.call.is_none() && self.sent.is_empty() {
                 self.flush_at = Some(Instant::now());
             }
@@ -272,14 +210,6 @@ impl Log {
                 return;
             }
         }
-    }
-}
-
-fn size(event: &Event) -> usize {
-    match event {
-        Event::Output { text, .. } => text.len(),
-        Event::Progress { message, .. } => message.len(),
-        Event::State { .. } => 0,
     }
 }
 

@@ -267,6 +267,8 @@ async fn supervise(
     let mut output = std::mem::replace(&mut running.output, mpsc::channel(1).1);
     let mut stop: Option<Stop> = None;
     let mut lease_until = orders.borrow().lease_until;
+    // A heartbeat may have renewed it while the supervisor was started.
+    running.extend(lease_until);
     // An order may have come while nobody looked.
     orders.mark_changed();
     let mut deadline = Instant::now() + limit;
