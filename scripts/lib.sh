@@ -82,7 +82,8 @@ until_true() {
 start_redis() {
   local directory=$1
   redis-server --port 0 --unixsocket "$directory/redis.sock" --unixsocketperm 700 \
-    --dir "$directory" --appendonly yes --save '' --maxmemory-policy noeviction \
+    --dir "$directory" --appendonly yes --appendfsync always --save '' \
+    --maxmemory-policy noeviction \
     --daemonize no >"$directory/redis.log" 2>&1 &
   redis_pid=$!
   export SORTIE_REDIS_URL="unix://$directory/redis.sock"

@@ -7,6 +7,10 @@ mod support;
 mod alone;
 #[path = "cli/fleet.rs"]
 mod fleet;
+#[path = "cli/mistakes.rs"]
+mod mistakes;
+#[path = "cli/race.rs"]
+mod race;
 #[path = "cli/stores.rs"]
 mod stores;
 

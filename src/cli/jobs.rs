@@ -99,9 +99,7 @@ async fn watch(context: &Context, jobs: &Jobs, query: &Query) -> Outcome {
     // Ends with the process: an interrupt is the way to leave.
     loop {
         if redraws {
-            printer.clear_screen()?;
-            print(printer, &listed)?;
-            printer.flush()?;
+            printer.screen(|| print(printer, &listed))?;
         }
         let entries = jobs.events(&after, Some(REDRAW)).await?;
         if let Some(last) = entries.last() {

@@ -26,6 +26,8 @@ pub(super) struct Printer {
     /// Whether the last bytes of a job did not end a line, for each of the two streams.
     is_inside_line: [Cell<bool>; 2],
     live: RefCell<Option<ProgressBar>>,
+    /// Row of the terminal for the next line, while a screen is drawn.
+    row: Cell<Option<u32>>,
 }
 
 /// How a piece of text stands out.
@@ -80,6 +82,7 @@ impl Printer {
             out: RefCell::new(BufWriter::with_capacity(1 << 16, io::stdout().lock())),
             is_inside_line: [Cell::new(false), Cell::new(false)],
             live: RefCell::new(None),
+            row: Cell::new(None),
         }
     }
 
@@ -113,6 +116,10 @@ impl Printer {
     /// A line of data.
     pub(super) fn line(&self, text: &str) -> Result<(), Failure> {
         let mut out = self.out.borrow_mut();
+        if let Some(row) = self.row.get() {
+            self.row.set(Some(row + 1));
+            return Ok(write!(out, "\x1b[{row};1H\x1b[2K{text}")?);
+        }
         out.write_all(text.as_bytes())?;
         Ok(out.write_all(b"\n")?)
     }
@@ -260,9 +267,15 @@ impl Printer {
         Ok(self.out.borrow_mut().flush()?)
     }
 
-    /// Empties the terminal, for a list that is drawn again.
-    pub(super) fn clear_screen(&self) -> Result<(), Failure> {
-        self.text("\x1b[H\x1b[2J")
+    /// Empties the terminal and draws lines on it, whatever its size: what is too wide is cut off,
+    /// and the first lines are not scrolled away by those that have no room.
+    pub(super) fn screen(&self, draw: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        self.text("\x1b[?7l\x1b[2J")?;
+        // A terminal draws every row below its last one on its last one.
+        self.row.set(Some(1));
+        let drawn = draw();
+        self.row.set(None);
+        drawn.and(self.text("\x1b[?7h")).and(self.flush())
     }
 }
 

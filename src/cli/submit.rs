@@ -67,7 +67,8 @@ async fn until_ends(
     };
     for id in &ids {
         let selection = shown.clone();
-        match until_end(context, jobs, id, selection, &patience, interrupt).await? {
+        let ended = until_end(context, jobs, id, selection, &patience, interrupt).await;
+        match ended.map_err(|failure| wait::while_waiting(failure, id))? {
             Ended::Job(job) => {
                 wait::conclude(context, &job)?;
                 if exit == Exit::Success {

@@ -25,7 +25,9 @@ pub(super) async fn run(context: &Context, args: &Wait) -> Outcome {
     context.printer.live(&format!("waiting for {}", words::count(ids.len() as u64, "job")));
     let waited = tokio::select! {
         // Only reads: it may be dropped at any point.
-        waited = jobs.wait(&ids, args.any, args.timeout) => waited?,
+        waited = jobs.wait(&ids, args.any, args.timeout) => {
+            waited.map_err(|error| while_waiting(error.into(), &ids[0]))?
+        }
         () = interrupt.wait() => return interrupted(context, &ids[0]),
     };
     context.printer.finish_live();
@@ -131,6 +133,14 @@ pub(super) fn conclude(context: &Context, job: &Job) -> Result<(), Failure> {
     let result = words::now_or_result(now, job);
     let colon = if result.is_empty() { "" } else { ": " };
     context.printer.note(&format!("{}{colon}{result}", words.join(" ")))
+}
+
+/// The store went away while a job was waited for: the job does not end with it.
+pub(super) fn while_waiting(failure: Failure, id: &JobId) -> Failure {
+    if failure.exit == Exit::Unavailable {
+        return failure.next(format!("job {id} goes on; `sortie wait {id}` waits for it again"));
+    }
+    failure
 }
 
 /// The time is over.

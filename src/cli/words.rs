@@ -62,11 +62,12 @@ pub(super) fn run(now_ms: u64, job: &Job) -> Option<String> {
     Some(length(end.saturating_sub(job.started_at_ms?)))
 }
 
-/// `2/3`: attempts begun, of those allowed where the job says so.
+/// `2/3`: attempts begun, of those allowed where the job says so; `4`: more than that, because what
+/// a job is not blamed for, and what came before a retry, is not counted against it.
 pub(super) fn attempts(job: &Job) -> String {
     match job.spec.max_attempts {
-        Some(most) => format!("{}/{most}", job.counters.attempt),
-        None => job.counters.attempt.to_string(),
+        Some(most) if job.counters.attempt <= most => format!("{}/{most}", job.counters.attempt),
+        _ => job.counters.attempt.to_string(),
     }
 }
 

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::process::{Process, sortie};
 use crate::support::redis::TestRedis;
+use crate::support::repo::TestRepo;
 use crate::support::{SOON, eventually_blocking};
 use crate::{Ran, home, run};
 
@@ -187,4 +188,101 @@ fn a_pod_whose_worker_has_left_has_nothing_to_drain() {
     };
     drain(Some("sortie-0")).expect(0);
     assert!(drain(None).expect(2).err.contains("no worker is registered"));
+}
+
+#[test]
+fn a_reader_who_leaves_does_not_make_a_job_a_success() {
+    let fleet = Fleet::new();
+    let script = "while echo more; do sleep 0.1; done";
+    let mut run = fleet.start(&["run", "--id", "a", "--", "sh", "-c", script]);
+    let mut out = BufReader::new(run.child().stdout.take().unwrap());
+    out.read_line(&mut String::new()).unwrap();
+    drop(out);
+    assert_eq!(run.wait_blocking(SOON).code(), Some(130));
+    fleet.until("a", "running");
+    fleet.run(&["cancel", "a"]).expect(0);
+    fleet.run(&["wait", "a"]).expect(6);
+    // The end is known before it is printed.
+    let mut command = sortie(fleet.home.path());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.args(["wait", "a", "--json", "--redis", &fleet.redis.url()]).stdout(writer);
+    Ran::of(command.output().unwrap()).expect(6);
+}
+
+#[test]
+fn a_retry_goes_on_or_starts_afresh() {
+    let (fleet, repo) = (Fleet::new(), TestRepo::new());
+    let script = "ls; test -f half && exit 0; echo x >half; echo no >&2; exit 1";
+    let job = ["--id", "a", "--max-attempts", "1", "--repo", &repo.url(), "--", "sh", "-c", script];
+    fleet.run(&[&["submit", "--wait"], job.as_slice()].concat()).expect(1);
+    let retried = fleet.run(&["retry", "a"]).expect(0);
+    assert!(retried.out.contains("refs/sortie/a/1"), "{retried:?}");
+    fleet.run(&["wait", "a"]).expect(0);
+    assert!(fleet.run(&["retry", "a", "--fresh"]).expect(0).out.contains("from the start"));
+    fleet.run(&["wait", "a"]).expect(1);
+
+    let logs = |words: &[&str]| fleet.run(&[&["logs", "a"], words].concat()).expect(0);
+    assert_eq!(logs(&["--attempt", "1", "--raw"]).out, "README\n");
+    assert_eq!(logs(&["--attempt", "2", "--raw"]).out, "README\nhalf\n");
+    assert_eq!(logs(&["--attempt", "3", "--raw"]).out, "README\n");
+    assert_eq!(logs(&["--tail", "1", "--only", "stdout"]).out, "README\n");
+    let errors = logs(&["--only", "stderr"]);
+    assert_eq!((errors.out.as_str(), errors.err.as_str()), ("", "no\nno\n"));
+    let events = logs(&["--only", "events"]);
+    assert!(events.out.is_empty() && events.err.contains("retried by"), "{events:?}");
+    let recent = logs(&["--since", "1h"]);
+    assert_eq!(recent.out, "README\nREADME\nhalf\nREADME\n");
+    let row = fleet.run(&["jobs"]).expect(0).out;
+    assert!(!row.contains("3/1"), "more attempts than are allowed: {row}");
+    assert!(fleet.run(&["delete", "a"]).expect(0).out.contains("forgotten"));
+    fleet.run(&["logs", "a"]).expect(3);
+}
+
+#[test]
+fn bad_pushes_are_queued_again_or_dropped() {
+    let fleet = Fleet::new();
+    let push = |text: &str| fleet.redis.ask::<u64>(&["RPUSH", "sortie:queue", text]);
+    let bad = || -> Vec<String> {
+        let ids = fleet.run(&["queue", "bad", "list", "-o", "id"]).expect(0).out;
+        ids.lines().map(ToOwned::to_owned).collect()
+    };
+    let until = |count: usize| {
+        eventually_blocking(SOON, "so many bad pushes", || Some(bad()).filter(|b| b.len() == count))
+    };
+    push("nonsense");
+    push(r#"{"promt":"x"}"#);
+    let first = until(2);
+    let list = fleet.run(&["queue", "bad", "list"]).expect(0).out;
+    assert!(list.contains("nonsense") && list.contains("unknown field `promt`"), "{list}");
+    // It is opened again, and as bad as before; the other one stays where it is.
+    let ran = fleet.run(&["queue", "bad", "requeue", &first[0]]).expect(0);
+    assert_eq!(ran.out, "1 push queued again\n");
+    let second = eventually_blocking(SOON, "it is bad again", || {
+        Some(bad()).filter(|ids| ids.len() == 2 && !ids.contains(&first[0]))
+    });
+    assert!(second.contains(&first[1]));
+    let ran = fleet.run(&["queue", "bad", "drop", &first[1], "nobody"]).expect(3);
+    assert_eq!(ran.out, "1 push removed\n");
+    assert!(ran.err.contains("nobody") && !ran.err.contains(&first[1]), "{ran:?}");
+    assert_eq!(fleet.run(&["queue", "bad", "drop", "--all"]).expect(0).out, "1 push removed\n");
+    until(0);
+}
+
+#[test]
+fn a_limit_on_a_profile_holds_its_jobs_back() {
+    let fleet = Fleet::new();
+    fleet.run(&["queue", "limit", "1", "--profile", "command"]).expect(0);
+    fleet.run(&["submit", "--id", "a", "--", "sleep", "600"]).expect(0);
+    fleet.until("a", "running");
+    fleet.run(&["submit", "--id", "b", "--", "true"]).expect(0);
+    // Another profile is not held back.
+    fleet.run(&["run", "from the prompt"]).expect(0);
+    let held = eventually_blocking(SOON, "it is held back", || {
+        let job = fleet.run(&["job", "b", "--json"]).json();
+        job["held_by"].as_str().map(ToOwned::to_owned)
+    });
+    assert_eq!(held, "limit of profile command");
+    fleet.run(&["queue", "limit", "none", "--profile", "command"]).expect(0);
+    assert!(fleet.run(&["wait", "--any", "a", "b"]).expect(0).err.contains("job b succeeded"));
 }

@@ -5,8 +5,8 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 
-use crate::support::SOON;
 use crate::support::process::Process;
+use crate::support::{SOON, eventually_blocking};
 
 use crate::support::redis::TestRedis;
 use crate::{Ran, home, run, run_with_input};
@@ -232,4 +232,91 @@ fn upkeep_finds_nothing_to_complain_about() {
     assert!(ran.out.contains("--shared") && ran.out.contains("SORTIE_SHARED"), "{ran:?}");
     queue.redis.ask::<u64>(&["ZADD", "{sortie:queue}:pending", "1", "stray"]);
     assert!(queue.run(&["fsck"]).expect(1).out.contains("stray"));
+}
+
+#[test]
+fn a_push_that_nobody_opened_yet_has_no_age() {
+    let queue = Queue::new();
+    queue.redis.ask::<u64>(&["RPUSH", "sortie:queue", r#"{"id":"raw","command":["true"]}"#]);
+    let row = queue.run(&["jobs"]).expect(0).out.lines().nth(1).unwrap().to_owned();
+    let cells: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(cells[..6], ["raw", "queued", "command", "-", "-", "-"], "{row}");
+    assert!(queue.run(&["job", "raw", "--json"]).expect(0).json()["created_at"].is_null());
+    assert!(!queue.run(&["job", "raw"]).expect(0).out.contains("created"));
+    let logs = queue.run(&["logs", "raw"]).expect(0);
+    assert!(logs.err.contains("nothing is written yet"), "{logs:?}");
+}
+
+#[test]
+fn who_waits_alone_is_told() {
+    let queue = Queue::new();
+    assert!(queue.run(&["jobs"]).expect(0).err.contains("no job is kept"));
+    let ran = queue.run(&["submit", "x"]).expect(0);
+    assert!(ran.err.contains("there is no worker yet; `sortie worker`"), "{ran:?}");
+    assert!(queue.run(&["jobs", "--label", "a=b"]).expect(0).err.contains("no job matches"));
+    assert_eq!(queue.run(&["submit", "x", "-q"]).expect(0).err, "");
+}
+
+#[test]
+fn a_store_that_goes_away_does_not_end_the_job() {
+    let queue = Queue::new();
+    queue.run(&["submit", "x", "--id", "a"]).expect(0);
+    for words in [["wait", "a"].as_slice(), &["submit", "--wait", "y", "--id", "b"]] {
+        let mut command = crate::sortie(queue.home.path());
+        command.args(words).env("SORTIE_REDIS_URL", queue.redis.url()).stderr(Stdio::piped());
+        let mut waiting = Process::spawn(command.stdout(Stdio::null()));
+        eventually_blocking(SOON, "it waits for its job's log", || {
+            let clients: String = queue.redis.ask(&["CLIENT", "LIST"]);
+            clients.contains("cmd=xread").then_some(())
+        });
+        queue.redis.sigkill();
+        let code = waiting.wait_blocking(SOON).code();
+        let said = std::io::read_to_string(waiting.child().stderr.take().unwrap()).unwrap();
+        let id = words.last().unwrap();
+        assert_eq!(code, Some(69), "{said}");
+        assert!(said.contains(&format!("job {id} goes on; `sortie wait {id}`")), "{said}");
+        queue.redis.restart();
+        queue.run(&["submit", "x", "--id", "a"]).expect(0);
+    }
+}
+
+#[test]
+fn what_has_ended_and_is_over_its_time_is_collected() {
+    let queue = Queue::new();
+    queue.run(&["submit", "x", "--id", "a"]).expect(0);
+    queue.run(&["cancel", "a"]).expect(0);
+    let gc = |words: &[&str]| {
+        let mut command = crate::sortie(queue.home.path());
+        command.arg("gc").args(words).args(["--json", "--redis", &queue.redis.url()]);
+        Ran::of(command.env("SORTIE_JOB_TTL", "1ms").output().unwrap()).expect(0).json()["records"]
+            .clone()
+    };
+    assert_eq!(gc(&["--dry-run"]), 1);
+    queue.run(&["job", "a"]).expect(0);
+    assert_eq!((gc(&[]), gc(&[])), (1.into(), 0.into()));
+    queue.run(&["job", "a"]).expect(3);
+}
+
+#[test]
+fn a_small_terminal_shows_the_first_jobs() {
+    let queue = Queue::new();
+    for id in ["one", "two", "three", "four"] {
+        queue.run(&["submit", "x", "--id", id]).expect(0);
+    }
+    // `script` gives the command a terminal, and passes on what it draws there.
+    let binary = env!("CARGO_BIN_EXE_sortie");
+    let watch = format!("stty rows 3 cols 20; exec {binary} jobs --watch");
+    let mut command = std::process::Command::new("script");
+    command.args(["-qfec", &watch, "/dev/null"]).env("SORTIE_REDIS_URL", queue.redis.url());
+    command.env("HOME", queue.home.path()).env("NO_COLOR", "1").stdin(Stdio::null());
+    let mut watching = Process::spawn(command.stdout(Stdio::piped()));
+    let mut drawn = BufReader::new(watching.child().stdout.take().unwrap());
+    let mut screen = Vec::new();
+    // Lines are cut off only while the screen is drawn.
+    while !screen.ends_with(b"\x1b[?7h") {
+        assert!(drawn.read_until(b'h', &mut screen).unwrap() > 0, "{screen:?}");
+    }
+    let screen = String::from_utf8(screen).unwrap();
+    assert!(screen.starts_with("\x1b[?7l\x1b[2J\x1b[1;1H\x1b[2KID "), "{screen:?}");
+    assert!(screen.contains("\x1b[5;1H") && !screen.contains('\n'), "{screen:?}");
 }
