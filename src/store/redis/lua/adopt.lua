@@ -126,7 +126,7 @@ end
 local function adopt(raw)
   local fits, ok, o = #raw <= SPEC_MAX, false, ''
   if fits then ok, o = pcall(cjson.decode, raw) end
-  local why = not fits and 'larger than 4 MiB' or not ok and 'not JSON:' .. tostring(o):match('[^:]*$')
+  local why = not fits and 'larger than 4 MiB' or not ok and 'not JSON: ' .. tostring(o):gsub('^.*: ', '')
     or problem(raw, o)
   if why then
     reject(raw, why)
