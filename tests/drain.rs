@@ -347,7 +347,8 @@ async fn as_process_one_it_passes_signals_on_and_reaps_orphans() {
     let one = children(outer.child().id())[0];
     let worker = children(one)[0];
     // What a supervisor leaves behind when it is killed itself falls to process one.
-    let supervisor = children(worker)[0];
+    let template = children(worker)[0];
+    let supervisor = children(template)[0];
     kill(pid(supervisor), Signal::SIGKILL).unwrap();
     told(&fleet.path("pid.2")).await;
     let stray = eventually(SOON, "the stray falls to process one", async || {

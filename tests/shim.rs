@@ -11,3 +11,5 @@ mod lease;
 mod place;
 #[path = "shim/starting.rs"]
 mod starting;
+#[path = "shim/template.rs"]
+mod template;

@@ -1,27 +1,24 @@
 //! Starting the supervisor on this host.
 //!
-//! The supervisor is the running executable itself, by way of `/proc/self/exe`, which stays right
-//! when an upgrade replaces the file. It is spawned without a `pre_exec` step, so the standard
-//! library takes `posix_spawn`: the worker is large, has many threads and must not be forked.
-//! One task per process tree reads both pipes and waits for the exit; there are no threads.
+//! It is forked by another process (`template.rs`), which is the running executable itself, by way
+//! of `/proc/self/exe`: that stays right when an upgrade replaces the file. One task per process
+//! tree reads both pipes and waits for the report; there are no threads.
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::OwnedReadHalf;
-use tokio::process::{Child, Command};
+use tokio::net::unix::{OwnedReadHalf, pipe};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{timeout, timeout_at};
 
 use super::wire::{self, Start};
-use super::{Chunk, Error, Exit, Request, Running, SIGKILL, tree};
+use super::{Chunk, Error, Exit, Request, Running, SIGKILL, template, tree};
 use crate::core::event::OutputStream;
 
 /// Largest argument (and environment entry) in bytes, without the NUL: Linux's `MAX_ARG_STRLEN`
@@ -36,7 +33,7 @@ const CHUNKS_MAX: usize = 16;
 const DRAIN: Duration = Duration::from_secs(2);
 /// How much of it is read at most, per stream: the largest pipe an unprivileged process can make.
 const DRAIN_MAX: usize = 1 << 20;
-/// How long the supervisor may take to read a request that is larger than its socket takes.
+/// How long the supervisor may take to be there, and to read a request that is larger than its socket takes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -57,6 +54,7 @@ pub async fn start(request: Request) -> Result<Running, Error> {
     let dir = std::path::absolute(&request.dir).map_err(Error::Spawn)?;
     let start = Start {
         argv: fit(request.argv, &dir)?,
+        dir,
         env: request.env,
         cwd: request.cwd,
         stdin: request.stdin,
@@ -66,26 +64,46 @@ pub async fn start(request: Request) -> Result<Running, Error> {
     let mut line = serde_json::to_vec(&start).map_err(|error| Error::Spawn(error.into()))?;
     line.push(b'\n');
 
-    let (lifeline, theirs) = UnixStream::pair().map_err(Error::Spawn)?;
-    let child = Command::new(PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path))
-        .arg0("sortie")
-        .arg("__shim")
-        .arg(&dir)
-        .env_clear()
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Error::Spawn)?;
-    let pid = child.id().expect("nobody has waited for it yet");
-    // An error here drops the lifeline, which ends the supervisor.
-    let lifeline = hand_over(lifeline, &line).await.map_err(Error::Spawn)?;
-    let (report, lifeline) = lifeline.into_split();
+    let supervisor = match supervise(&line).await {
+        // The template may have been killed, by whoever needed the memory.
+        Err(_) => supervise(&line).await.map_err(Error::Spawn)?,
+        Ok(supervisor) => supervisor,
+    };
+    let pid = supervisor.pid;
+    let (report, lifeline) = supervisor.lifeline.into_split();
 
     let (chunks, output) = mpsc::channel(CHUNKS_MAX);
     let (exited, exit) = watch::channel(None);
-    tokio::spawn(attend(child, pid, report, chunks, exited));
+    let (stdout, stderr) = (supervisor.stdout, supervisor.stderr);
+    tokio::spawn(attend(stdout, stderr, pid, report, chunks, exited));
     Ok(Running { output, pid, lifeline: Mutex::new(Some(lifeline)), exit })
+}
+
+/// A supervisor that is there and has its request.
+struct Supervisor {
+    pid: u32,
+    lifeline: tokio::net::UnixStream,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+}
+
+/// Has a supervisor made and hands the request over. An error drops the lifeline, which ends a
+/// supervisor, so the request may be tried again.
+async fn supervise(line: &[u8]) -> io::Result<Supervisor> {
+    let (lifeline, input) = UnixStream::pair()?;
+    let ((stdout, output), (stderr, error)) = (io::pipe()?, io::pipe()?);
+    let program = PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
+    let template = template::ask(program, [input.as_fd(), output.as_fd(), error.as_fd()])?;
+    drop((input, output, error));
+    let greeted = async {
+        let mut lifeline = hand_over(lifeline, line).await?;
+        let pid = wire::read_greeting(&mut lifeline).await?;
+        Ok((pid, lifeline))
+    };
+    let greeted = timeout(REQUEST_TIMEOUT, greeted).await.map_err(io::Error::from).flatten();
+    let (pid, lifeline) = greeted.inspect_err(|_| template::discard(template))?;
+    let [stdout, stderr] = [stdout, stderr].map(|end| pipe::Receiver::from_owned_fd(end.into()));
+    Ok(Supervisor { pid, lifeline, stdout: stdout?, stderr: stderr? })
 }
 
 /// The same instant on the clock that the supervisor reads. An interruption between the two
@@ -143,7 +161,7 @@ async fn hand_over(lifeline: UnixStream, line: &[u8]) -> io::Result<tokio::net::
     };
     let mut lifeline = tokio::net::UnixStream::from_std(lifeline)?;
     if written < line.len() {
-        timeout(REQUEST_TIMEOUT, lifeline.write_all(&line[written..])).await??;
+        lifeline.write_all(&line[written..]).await?;
     }
     Ok(lifeline)
 }
@@ -151,14 +169,13 @@ async fn hand_over(lifeline: UnixStream, line: &[u8]) -> io::Result<tokio::net::
 /// Reads the output and waits for the exit of one supervisor. Ends with it, if not sooner than
 /// the reader of `chunks` has taken what was written.
 async fn attend(
-    mut child: Child,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
     pid: u32,
     report: OwnedReadHalf,
     chunks: mpsc::Sender<Chunk>,
     exited: watch::Sender<Option<Exit>>,
 ) {
-    let stdout = child.stdout.take().expect("it was asked for above");
-    let stderr = child.stderr.take().expect("it was asked for above");
     let forwarding = async {
         tokio::join!(
             forward(stdout, OutputStream::Stdout, &chunks, exited.subscribe()),
@@ -167,7 +184,6 @@ async fn attend(
     };
     let waiting = async {
         let report = wire::read_report(report).await;
-        let _reaped_by_somebody_else = child.wait().await;
         let exit = report.unwrap_or_else(|| {
             // The kernel killed the agent with its supervisor, but not what the agent had started.
             tree::kill_session(Pid::from_raw(pid.cast_signed()));

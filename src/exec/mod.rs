@@ -1,5 +1,5 @@
-//! Layer 1: processes. The worker starts one small supervisor per attempt, `sortie __shim`
-//! (`shim.rs`), which starts the agent and outlives neither it nor the worker.
+//! Layer 1: processes. The worker has one small supervisor forked per attempt, by `sortie __shim`
+//! (`template.rs`), which starts the agent and outlives neither it nor the worker (`shim.rs`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +16,7 @@ mod agent;
 pub mod local;
 pub mod shim;
 pub mod stale;
+mod template;
 mod tree;
 mod wire;
 

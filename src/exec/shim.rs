@@ -1,4 +1,4 @@
-//! `sortie __shim DIR`: the supervisor, one process per attempt.
+//! The supervisor, one process per attempt, forked by `sortie __shim` (`template.rs`).
 //!
 //! It is there because nothing else removes a whole process tree: killing a process group misses
 //! who left it, a worker that adopts orphans steals exits from its runtime, and a death signal is
@@ -13,7 +13,7 @@
 //! 3. **Nothing survives the agent.** What is left when it exits is killed and reaped, then the
 //!    report is written, then the supervisor exits, in this order.
 //!
-//! It has no runtime and no logger, because it starts once per job and stays for all of it.
+//! It has no runtime and no logger, because it stays for as long as the job does.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -36,7 +36,7 @@ use nix::unistd::{Pid, getpid, setsid};
 
 use super::tree::{self, Frozen};
 use super::wire::{self, LOCK, Lifeline, Order, now_ns, wary};
-use super::{Exit, NotStarted, agent};
+use super::{Exit, NotStarted, agent, template};
 
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MILLISECOND;
@@ -45,41 +45,40 @@ const SECOND: u64 = 1000 * MILLISECOND;
 const SWEEP_NS: u64 = 10 * SECOND;
 /// How often a frozen tree is looked at again, at least; somebody else may have continued it.
 const FROZEN_CHECK_NS: u64 = 2 * SECOND;
-/// Exit code of a supervisor that started nothing; what a shell says for an unknown program.
-const NOT_STARTED: u8 = 127;
 
-/// The whole life of the supervisor process; `main` calls it before anything else.
+/// The whole life of the template, and of each supervisor; `main` calls it before anything else.
 pub fn main() -> ExitCode {
-    let dir = std::env::args_os().nth(2).unwrap_or_default();
-    let Ok(dir) = std::path::absolute(dir) else { return ExitCode::from(NOT_STARTED) };
-    let exit =
-        run(&dir).unwrap_or_else(|reason| Exit { not_started: Some(reason), ..Exit::default() });
-    let code = match (exit.code, exit.signal) {
-        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
-        (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-        (None, None) => NOT_STARTED,
+    close_inherited();
+    let _only_for_ps = prctl::set_name(c"sortie-shim");
+    umask(Mode::from_bits_truncate(0o022));
+    let signals = match template::serve() {
+        Ok(Some(signals)) => signals,
+        Ok(None) => return ExitCode::SUCCESS,
+        // The worker sees it end.
+        Err(_) => return ExitCode::FAILURE,
     };
+    if wire::write_greeting().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let exit =
+        run(signals).unwrap_or_else(|reason| Exit { not_started: Some(reason), ..Exit::default() });
     wire::write_report(&exit);
-    ExitCode::from(code)
+    ExitCode::SUCCESS
 }
 
-fn run(dir: &Path) -> Result<Exit, NotStarted> {
+fn run(signals: SignalFd) -> Result<Exit, NotStarted> {
     let failed = |what: &'static str| {
         move |error: Errno| agent::broken(format!("the supervisor cannot {what}: {error}"))
     };
-    close_inherited();
-    let _held_while_alive = lock(dir)?;
-    let signals = open_signals().map_err(failed("receive signals"))?;
     prctl::set_child_subreaper(true).map_err(failed("adopt orphans"))?;
     prctl::set_no_new_privs().map_err(failed("give up new privileges"))?;
-    let _only_for_ps = prctl::set_name(c"sortie-shim");
-    let _fails_only_for_a_group_leader = setsid();
-    umask(Mode::from_bits_truncate(0o022));
+    setsid().map_err(failed("leave the session of others"))?;
 
     let mut lifeline = Lifeline::default();
     let start = lifeline
         .read_start()
         .map_err(|error| agent::broken(format!("the worker ended, or sent no request: {error}")))?;
+    let _held_while_alive = lock(&start.dir)?;
     let mut inbox = Inbox { lifeline, signals };
 
     let mut lease_ns = start.lease_ns;
@@ -141,7 +140,7 @@ fn lock(dir: &Path) -> Result<File, NotStarted> {
 }
 
 /// Blocked signals are queued even if somebody made this process ignore them.
-fn open_signals() -> nix::Result<SignalFd> {
+pub(super) fn open_signals() -> nix::Result<SignalFd> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(signal);
@@ -178,7 +177,7 @@ impl Inbox {
 }
 
 /// Takes all pending signals.
-fn any_but_sigchld(signals: &SignalFd) -> bool {
+pub(super) fn any_but_sigchld(signals: &SignalFd) -> bool {
     let sigchld = Signal::SIGCHLD as u32;
     let mut others = false;
     while let Ok(Some(signal)) = signals.read_signal() {

@@ -4,8 +4,8 @@
 //! [`Start`] as JSON, then [`Order`]s. The program, its arguments and its environment travel there
 //! and not as the supervisor's own, because arguments are world-readable and bounded by the
 //! kernel, and because a job's environment (`LD_PRELOAD`) must not reach the supervisor. A socket
-//! takes the usual line in one system call; a file would cost five. The supervisor answers once,
-//! at its end, with the [`Exit`] as one line of JSON. The agent cannot answer in its place: its
+//! takes the usual line in one system call; a file would cost five. The supervisor answers
+//! with its process id, and at its end with the [`Exit`] as one line of JSON. The agent cannot answer in its place: its
 //! standard input is another file, so it never has the lifeline.
 
 use std::collections::BTreeMap;
@@ -37,6 +37,7 @@ const REPORT_MAX: u64 = 64 << 10;
 /// What to run. See [`super::Request`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
+    pub(super) dir: PathBuf,
     pub(super) argv: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) cwd: PathBuf,
@@ -78,6 +79,19 @@ impl FromStr for Order {
             _ => Err(()),
         }
     }
+}
+
+/// Says that there is a supervisor, and its process id: its first word, before it has read any.
+pub(super) fn write_greeting() -> io::Result<()> {
+    nix::unistd::write(io::stdin().as_fd(), &std::process::id().to_ne_bytes())?;
+    Ok(())
+}
+
+/// Waits for the process id of the supervisor.
+pub(super) async fn read_greeting(lifeline: &mut (impl AsyncRead + Unpin)) -> io::Result<u32> {
+    let mut pid = [0; 4];
+    lifeline.read_exact(&mut pid).await?;
+    Ok(u32::from_ne_bytes(pid))
 }
 
 /// Says how it ended, the last thing that a supervisor does.

@@ -1,15 +1,13 @@
 //! How a process tree ends, and that nothing of it is left.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sortie::exec::local;
 
-use crate::place::{MARK, Place, eventually, finish, finish_exit, said};
+use crate::place::{Place, eventually, finish, finish_exit, said};
 
 #[tokio::test]
 async fn exit_code_and_both_streams() {
@@ -185,30 +183,4 @@ async fn a_killed_supervisor_takes_its_session_along() {
     kill(Pid::from_raw(running.pid().cast_signed()), Signal::SIGKILL).unwrap();
     assert_eq!(running.exit().await.signal, Some(9));
     eventually("nothing left", || place.is_empty()).await;
-}
-
-#[tokio::test]
-async fn nonsense_on_the_lifeline_kills() {
-    let nonsense = "x".repeat(200);
-    for (say, why) in [("hello\n", "no order"), (nonsense.as_str(), "too long")] {
-        let place = Place::new();
-        let mut shim = Command::new(env!("CARGO_BIN_EXE_sortie"))
-            .arg("__shim")
-            .arg(place.dir())
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lifeline = shim.stdin.take().unwrap();
-        let start = serde_json::json!({
-            "argv": ["/bin/sleep", "1000"], "env": {MARK: place.dir()}, "cwd": "/", "stdin": null,
-            "grace_ms": 1000, "lease_ns": 1,
-        });
-        // An order that comes with the request is read as well.
-        write!(lifeline, "{start}\nlease {}\n", u64::MAX).unwrap();
-        eventually("a process", || place.processes().len() == 1).await;
-        lifeline.write_all(say.as_bytes()).unwrap();
-        eventually(why, || shim.try_wait().unwrap().is_some()).await;
-        assert_eq!(shim.wait().unwrap().code(), Some(128 + 9), "{why}");
-        assert!(place.is_empty());
-    }
 }

@@ -9,7 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sortie::exec::{Running, local};
 
-use crate::place::{MARK, Place, a_second_ago, eventually, finish, finish_exit, in_ms, said};
+use crate::place::{
+    MARK, Place, a_second_ago, children, eventually, finish, finish_exit, in_ms, said, state,
+};
 
 #[tokio::test]
 async fn the_tree_freezes_at_the_deadline_and_thaws_on_a_newer_one() {
@@ -144,9 +146,16 @@ async fn a_killed_worker_leaves_nothing() {
     let place = Place::new();
     let mut worker = start_worker(place.dir());
     eventually("two processes", || place.processes().len() == 2).await;
+    let templates = children(worker.id());
+    assert_eq!(templates.len(), 1);
+    let supervisors = children(templates[0]);
+    assert_eq!(supervisors.len(), 1);
     worker.kill().unwrap();
     worker.wait().unwrap();
     eventually("nothing left", || place.is_empty()).await;
+    for pid in [templates[0], supervisors[0]] {
+        eventually("it ends", || state(pid).is_none_or(|state| state == 'Z')).await;
+    }
 }
 
 #[tokio::test]

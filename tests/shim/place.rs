@@ -53,7 +53,7 @@ impl Place {
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         pids.filter(|pid| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| carries(&e)))
-            .filter_map(|pid| Some((Pid::from_raw(pid), state(pid)?)))
+            .filter_map(|pid| Some((Pid::from_raw(pid), state(pid.cast_unsigned())?)))
             .collect()
     }
 
@@ -72,9 +72,21 @@ impl Place {
     }
 }
 
-fn state(pid: i32) -> Option<char> {
+pub(crate) fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// The parent of a process, dead or alive; `None` once it is reaped.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+pub(crate) fn children(of: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| parent(*pid) == Some(of)).collect()
 }
 
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

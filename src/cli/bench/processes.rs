@@ -33,22 +33,22 @@ impl Worker {
         Ok(Self(child))
     }
 
-    /// User and system CPU time of the process itself, and of children it has waited for.
+    /// User and system CPU time of the process itself, and of what it has started: children that
+    /// it, or one of them, has waited for, and children that live.
     fn cpu(&self) -> Result<(Duration, Duration)> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        let fields: Vec<u64> = stat
-            .rsplit_once(')')
-            .context("a strange /proc/…/stat")?
-            .1
-            .split_whitespace()
-            .skip(1)
-            .filter_map(|field| field.parse::<i64>().ok())
-            .map(|ticks| u64::try_from(ticks).unwrap_or_default())
-            .collect();
-        // Fields 14 to 17 of proc(5), in ticks of 10 ms; the first here is field 4.
-        let ticks =
-            |first: usize| Duration::from_millis(10 * (fields[first - 4] + fields[first - 3]));
-        Ok((ticks(14), ticks(16)))
+        let (_, own, mut children) = cpu(self.0.id())?;
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // Whoever is gone by now is no child of ours.
+            if let Ok((parent, of_child, of_theirs)) = cpu(pid)
+                && parent == u64::from(self.0.id())
+            {
+                children += of_child + of_theirs;
+            }
+        }
+        Ok((own, children))
     }
 
     fn kill(&mut self) -> Result<()> {
@@ -63,6 +63,23 @@ impl Drop for Worker {
         // It may be gone already.
         drop(self.kill());
     }
+}
+
+/// Of one process: its parent, and the CPU time of itself and of children it has waited for.
+fn cpu(pid: u32) -> Result<(u64, Duration, Duration)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<u64> = stat
+        .rsplit_once(')')
+        .context("a strange /proc/…/stat")?
+        .1
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|field| field.parse::<i64>().ok())
+        .map(|ticks| u64::try_from(ticks).unwrap_or_default())
+        .collect();
+    // Fields 14 to 17 of proc(5), in ticks of 10 ms; the first here is field 4, the parent.
+    let ticks = |first: usize| Duration::from_millis(10 * (fields[first - 4] + fields[first - 3]));
+    Ok((fields[0], ticks(14), ticks(16)))
 }
 
 fn sortie() -> Result<Command> {
