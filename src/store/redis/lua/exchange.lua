@@ -9,7 +9,6 @@ local function finish(id, fence, verb, state, fault, counter, delay, head, resul
   if not h[1] then return 'unknown' end
   if h[3] == fence then return 'accepted' end
   if h[1] ~= 'running' or h[2] ~= fence then total('stale'); return 'stale' end
-  call('HSET', JOB(id), 'ended', fence)
   if result ~= '' then call('SET', T .. 'result:' .. id, result) end
   if counter ~= '' then call('HINCRBY', JOB(id), counter, 1) end
   if h[7] and verb ~= 'end' then verb, state, fault = 'end', 'canceled', 'canceled' end
@@ -24,7 +23,7 @@ local function finish(id, fence, verb, state, fault, counter, delay, head, resul
       enqueue(id, h[10], h[11], head == '1' and HEAD or NORMAL)
       state = 'queued'                                          -- a limit that has reset already
     end
-    call('HSET', JOB(id), 'state', state, 'fault', fault)
+    call('HSET', JOB(id), 'state', state, 'fault', fault, 'ended', fence)
     call('HDEL', JOB(id), 'fresh')
     tell(id, state, fault, h[4], h[8], message, true)
   end

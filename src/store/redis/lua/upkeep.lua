@@ -58,7 +58,6 @@ local function promote()
   end
 end
 
-
 -- What any worker does for all of them, a bounded piece at a time; there is no leader.
 local function upkeep(tick, grace)
   tick, grace = tonumber(tick or '') or now, number(grace)
